@@ -1,0 +1,198 @@
+/**
+ * What client and storage node say to each other: the operations, and the shape of each request and answer. The bytes are
+ * made and checked in codec.ts, the frames in frame.ts. The tenant is never in a message: it comes from the certificate.
+ *
+ * A shard is an ordered map from binary keys (record-keys.ts) to records. The node never opens a value.
+ */
+
+export const PROTOCOL_VERSION = 1;
+
+/** Operation codes, one byte in the frame header. An answer carries the code of its request. */
+export const Op = {
+  hello: 1,
+  ping: 2,
+  bye: 3,
+  keyList: 10,
+  keyPut: 11,
+  namespaceList: 20,
+  namespaceCreate: 21,
+  namespaceDelete: 22,
+  statfs: 23,
+  inoGrant: 30,
+  get: 31,
+  inode: 32,
+  lookup: 33,
+  list: 34,
+  range: 35,
+  commit: 36,
+  sync: 37,
+  leaseRelease: 40,
+  /** Node to client: leases that another session's commit ended; the client answers when its caches have let go. */
+  recall: 41,
+  chunkPut: 50,
+  chunkGet: 51,
+} as const;
+export type OpName = keyof typeof Op;
+export type OpCode = (typeof Op)[OpName];
+
+/** Why the node refused a request. The text beside it is for logs; code that decides uses only this word. */
+export const NODE_ERRORS = [
+  "bad_request", // malformed or beyond a limit; never retried
+  "not_authorized", // the certificate does not allow it
+  "not_found", // no such namespace, chunk or session
+  "exists", // namespace or key epoch exists already
+  "not_empty", // namespace holds data
+  "missing_chunk", // a commit refers to a chunk that the node does not hold: upload it again
+  "no_space", // the node's disk is full
+  "io", // the node's disk failed
+  "damaged", // stored bytes fail the node's own checksum
+  "shutting_down", // try again, the node restarts
+  "session_lost", // hello first
+] as const;
+export type NodeErrorCode = (typeof NODE_ERRORS)[number];
+
+/** One record of a shard. `version` is the sequence number of the delta that wrote it. */
+export interface StoredRecord {
+  version: number;
+  /** A clear inode number that the node may follow (dentry -> inode), or 0. */
+  link: number;
+  value: Uint8Array;
+}
+
+/** A folder's counters, kept by the node in clear because changes to them must commute. Zero where never bumped. */
+export interface Counters {
+  /** Sum of bumps: subfolders. A folder's nlink is 2 + links. */
+  links: number;
+  /** Sum of bumps: entries. */
+  entries: number;
+  /** Greatest time given in a bump: ns since the epoch, in two parts because it exceeds 2^53. */
+  mtimeSec: number;
+  mtimeNsec: number;
+  /** Number of deltas that have bumped it; tells a client whether it has missed one. */
+  bumps: number;
+}
+
+/** An inode as one answer brings it. `attr` null: no such inode. `region0` null: none, too large, or not asked for. */
+export interface InodeBundle {
+  ino: number;
+  attr: StoredRecord | null;
+  counters: Counters | null;
+  region0: StoredRecord | null;
+  /** The node remembers that this session caches the inode, and recalls it before another session's change is answered. */
+  leased: boolean;
+}
+
+/** How much of an inode an answer brings. */
+export interface InodeWant {
+  lease: boolean;
+  /** Bring region 0 where its value has at most this many bytes; 0: never. */
+  region0MaxBytes: number;
+}
+
+export type Check =
+  | { kind: "version"; key: Uint8Array; version: number }
+  | { kind: "absent"; key: Uint8Array }
+  | { kind: "present"; key: Uint8Array }
+  /** No key starts with the prefix (a folder is empty). */
+  | { kind: "empty"; prefix: Uint8Array }
+  /** The folder's counters have been bumped exactly `bumps` times. */
+  | { kind: "bumps"; ino: number; bumps: number };
+
+export interface Put {
+  key: Uint8Array;
+  link: number;
+  /** The chunks that this record refers to, 32 bytes each, distinct; the node counts references by them. */
+  chunks: Uint8Array[];
+  value: Uint8Array;
+}
+
+/** Commutative change of a folder's counters. Time: the node keeps the greater of its own and this. */
+export interface Bump {
+  ino: number;
+  links: number;
+  entries: number;
+  mtimeSec: number;
+  mtimeNsec: number;
+}
+
+/** One atomic mutation: applied whole if every check holds, else not at all. */
+export interface Delta {
+  /** Per session, rising; a delta that was applied is not applied again. */
+  id: number;
+  /** Every id below this one has been answered: the node may forget it. */
+  answeredBelow: number;
+  checks: Check[];
+  puts: Put[];
+  deletes: Uint8Array[];
+  /** Every record whose key starts with one of these goes; for an inode prefix its counters go too. */
+  deletePrefixes: Uint8Array[];
+  bumps: Bump[];
+  /** Answer only when this delta, and all before it, survive power loss. */
+  durable: boolean;
+}
+
+export type CommitResult =
+  | {
+      ok: true;
+      seq: number;
+      /** The new counters, in the order of `bumps`. */
+      counters: Counters[];
+      /** This id had been applied before; `counters` are today's. */
+      replayed: boolean;
+    }
+  /** Indexes into `checks` of those that did not hold; nothing was applied. */
+  | { ok: false; failed: number[] };
+
+export interface ListEntry {
+  /** The 16-byte name hash: the position in the folder's order. */
+  hash: Uint8Array;
+  dentry: StoredRecord;
+  /** null where `inodes` was not asked for. */
+  inode: InodeBundle | null;
+}
+
+/** Requests and answers by operation. `body` is the raw part of the frame. */
+export interface Messages {
+  hello: {
+    request: { protocol: number; sessionId: Uint8Array; clientVersion: string; role: "meta" | "data" };
+    answer: { nodeVersion: string; cluster: string; tenant: string; leaseMs: number; resumed: boolean };
+  };
+  ping: { request: Record<string, never>; answer: Record<string, never> };
+  bye: { request: Record<string, never>; answer: Record<string, never> };
+  /** Wrapped data keys of the tenant: opaque to the node. */
+  keyList: { request: Record<string, never>; answer: { keys: { epoch: number; wrapped: Uint8Array }[] } };
+  keyPut: { request: { epoch: number; wrapped: Uint8Array }; answer: Record<string, never> };
+  namespaceList: { request: Record<string, never>; answer: { names: string[] } };
+  namespaceCreate: { request: { name: string }; answer: Record<string, never> };
+  namespaceDelete: { request: { name: string; force: boolean }; answer: Record<string, never> };
+  statfs: { request: { ns: string }; answer: { totalBytes: number; freeBytes: number; inodes: number } };
+  inoGrant: { request: { ns: string; count: number }; answer: { first: number; count: number } };
+  get: { request: { ns: string; keys: Uint8Array[] }; answer: { records: (StoredRecord | null)[] } };
+  inode: { request: { ns: string; ino: number; want: InodeWant }; answer: { inode: InodeBundle } };
+  /** One round trip from a name to the inode. `inode` is null when there is no such entry. */
+  lookup: {
+    request: { ns: string; key: Uint8Array; want: InodeWant; leaseParent: boolean };
+    answer: { dentry: StoredRecord | null; inode: InodeBundle | null; parentLeased: boolean };
+  };
+  /** Entries of a folder in hash order, those with hash > after (empty: from the start). */
+  list: {
+    request: { ns: string; dir: number; after: Uint8Array; limit: number; inodes: boolean; want: InodeWant; leaseDir: boolean };
+    answer: { entries: ListEntry[]; more: boolean; counters: Counters; dirLeased: boolean };
+  };
+  /** Records with from <= key < to (empty `to`: no end), in key order. */
+  range: {
+    request: { ns: string; from: Uint8Array; to: Uint8Array; limit: number };
+    answer: { records: { key: Uint8Array; record: StoredRecord }[]; more: boolean };
+  };
+  commit: { request: { ns: string; delta: Delta }; answer: CommitResult };
+  /** Answers when every delta answered before it survives power loss. */
+  sync: { request: { ns: string }; answer: { seq: number } };
+  leaseRelease: { request: { ns: string; inos: number[] }; answer: Record<string, never> };
+  recall: { request: { ns: string; inos: number[] }; answer: Record<string, never> };
+  /** Body: the sealed chunk. */
+  chunkPut: { request: { id: Uint8Array }; answer: { existed: boolean } };
+  /** Answer's body: `length` bytes of the sealed chunk from `offset`, fewer at its end. */
+  chunkGet: { request: { id: Uint8Array; offset: number; length: number }; answer: { totalBytes: number } };
+}
+export type RequestOf<O extends OpName> = Messages[O]["request"];
+export type AnswerOf<O extends OpName> = Messages[O]["answer"];
