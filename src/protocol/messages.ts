@@ -127,6 +127,8 @@ export interface Delta {
   /** Every record whose key starts with one of these goes; for an inode prefix its counters go too. */
   deletePrefixes: Uint8Array[];
   bumps: Bump[];
+  /** Inodes that the session will cache from here on, as if asked for with `lease` (those that this delta makes, say). */
+  leases: number[];
   /** Answer only when this delta, and all before it, survive power loss. */
   durable: boolean;
 }
@@ -137,6 +139,8 @@ export type CommitResult =
       seq: number;
       /** The new counters, in the order of `bumps`. */
       counters: Counters[];
+      /** Those of `leases` that were granted. */
+      leased: number[];
       /** This id had been applied before; `counters` are today's. */
       replayed: boolean;
     }
