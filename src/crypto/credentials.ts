@@ -1,0 +1,232 @@
+/**
+ * The credentials file of a tenant: what a client needs to be that tenant. JSON, mode 0600.
+ *
+ *     { version: 1, cluster, tenant,
+ *       ca, cert, key:      PEM texts; `key` is the private key of the client certificate
+ *       kek:                base64 of 32 bytes, or instead
+ *       sealedKek:          { argon2id: { memoryKib, passes, lanes }, salt, nonce, ciphertext }, the last three in base64 }
+ *
+ * A passphrase covers the KEK, which opens the data, not the TLS key, which only reaches it.
+ */
+import { constants } from "node:fs";
+import { type FileHandle, open, unlink } from "node:fs/promises";
+import { dirname } from "node:path";
+import { xchacha20poly1305 } from "@noble/ciphers/chacha.js";
+import { argon2id } from "hash-wasm";
+import { z } from "zod";
+import { TENANT_NAME_PATTERN } from "../protocol/limits.ts";
+
+/** AES-256 key that wraps the tenant's data keys. */
+export const KEK_BYTES = 32;
+/** XChaCha20-Poly1305 nonce (draft-irtf-cfrg-xchacha): long enough to be random. */
+const NONCE_BYTES = 24;
+/** RFC 9106 section 3.1 recommends 128 bits. */
+const SALT_BYTES = 16;
+const POLY1305_TAG_BYTES = 16;
+/** RFC 9106 section 4, second recommended option: 64 MiB, 3 passes, 4 lanes. Some 0.2 s here. */
+const ARGON2ID_DEFAULT = { memoryKib: 65_536, passes: 3, lanes: 4 };
+/** PEM texts and KEK need some 4 KiB; a longer file is not ours. */
+const FILE_MAX_BYTES = 1024 * 1024;
+/** Bits of st_mode that let group or others do anything. */
+const MODE_OTHERS = 0o077;
+
+/** A credentials file that can't be used. The message is one line and names the remedy where there is one. */
+export class CredentialsError extends Error {
+  override readonly name = "CredentialsError";
+}
+
+const base64 = (bytes: number) =>
+  z.base64().refine((text) => Buffer.from(text, "base64").length === bytes, { error: `expected base64 of ${bytes} bytes` });
+const pem = (label: RegExp) => z.string().regex(label, { error: "expected a PEM text" });
+const certificate = pem(/-----BEGIN CERTIFICATE-----[\s\S]+-----END CERTIFICATE-----/);
+const privateKey = pem(/-----BEGIN (?:EC |RSA )?PRIVATE KEY-----[\s\S]+-----END (?:EC |RSA )?PRIVATE KEY-----/);
+
+const sealedKekSchema = z.strictObject({
+  // The upper limits keep a damaged file from asking for all memory or for an hour.
+  argon2id: z.strictObject({
+    memoryKib: z.int().min(8_192).max(1_048_576),
+    passes: z.int().min(1).max(64),
+    lanes: z.int().min(1).max(64),
+  }),
+  salt: base64(SALT_BYTES),
+  nonce: base64(NONCE_BYTES),
+  ciphertext: base64(KEK_BYTES + POLY1305_TAG_BYTES),
+});
+
+const fileSchema = z
+  .strictObject({
+    version: z.literal(1),
+    cluster: z.string().min(1).max(255),
+    tenant: z.string().regex(TENANT_NAME_PATTERN),
+    ca: certificate,
+    cert: certificate,
+    key: privateKey,
+    kek: base64(KEK_BYTES).optional(),
+    sealedKek: sealedKekSchema.optional(),
+  })
+  .refine((file) => (file.kek === undefined) !== (file.sealedKek === undefined), { error: "expected either kek or sealedKek" });
+
+/** What the file holds, as JSON. */
+export type CredentialsFile = z.infer<typeof fileSchema>;
+
+/** What a client works with: the same, with the KEK opened (32 bytes; the caller wipes it when done). */
+export interface Credentials {
+  readonly cluster: string;
+  readonly tenant: string;
+  readonly ca: string;
+  readonly cert: string;
+  readonly key: string;
+  readonly kek: Uint8Array;
+}
+
+/** Identity of a new tenant: its names and PEM texts. */
+export type TenantIdentity = Omit<Credentials, "kek">;
+
+function describe(error: z.ZodError): string {
+  const issue = error.issues[0];
+  if (issue === undefined) return "invalid";
+  const where = issue.path.join(".");
+  return where === "" ? issue.message : `${where}: ${issue.message}`;
+}
+
+/** Ties a sealed KEK to its tenant: a file put together from two others doesn't open. */
+function sealedKekContext(cluster: string, tenant: string): Uint8Array {
+  return new TextEncoder().encode(JSON.stringify(["kiseki kek v1", cluster, tenant]));
+}
+
+async function passphraseKey(
+  passphrase: string,
+  salt: Uint8Array,
+  params: { memoryKib: number; passes: number; lanes: number },
+): Promise<Uint8Array> {
+  return await argon2id({
+    // The same passphrase typed on two systems may arrive in two Unicode forms.
+    password: passphrase.normalize("NFC"),
+    salt,
+    memorySize: params.memoryKib,
+    iterations: params.passes,
+    parallelism: params.lanes,
+    hashLength: 32,
+    outputType: "binary",
+  });
+}
+
+/**
+ * Makes the credentials of a new tenant, with a new random KEK; with `passphrase`, the KEK is sealed under it.
+ * @throws RangeError for an empty passphrase, CredentialsError for an identity that isn't PEM or a bad tenant name.
+ */
+export async function makeCredentials(identity: TenantIdentity, passphrase?: string): Promise<CredentialsFile> {
+  if (passphrase === "") throw new RangeError("expected a passphrase of at least one character");
+  const { cluster, tenant, ca, cert, key } = identity;
+  const kek = crypto.getRandomValues(new Uint8Array(KEK_BYTES));
+  const file: CredentialsFile = { version: 1, cluster, tenant, ca, cert, key };
+  if (passphrase === undefined) {
+    file.kek = Buffer.from(kek).toString("base64");
+  } else {
+    const salt = crypto.getRandomValues(new Uint8Array(SALT_BYTES));
+    const nonce = crypto.getRandomValues(new Uint8Array(NONCE_BYTES));
+    const wrapping = await passphraseKey(passphrase, salt, ARGON2ID_DEFAULT);
+    const ciphertext = xchacha20poly1305(wrapping, nonce, sealedKekContext(cluster, tenant)).encrypt(kek);
+    wrapping.fill(0);
+    file.sealedKek = {
+      argon2id: { ...ARGON2ID_DEFAULT },
+      salt: Buffer.from(salt).toString("base64"),
+      nonce: Buffer.from(nonce).toString("base64"),
+      ciphertext: Buffer.from(ciphertext).toString("base64"),
+    };
+  }
+  kek.fill(0);
+  const parsed = fileSchema.safeParse(file);
+  if (!parsed.success) throw new CredentialsError(`credentials of tenant ${tenant}: ${describe(parsed.error)}`);
+  return parsed.data;
+}
+
+/**
+ * Writes a credentials file, mode 0600, and fsyncs it and its folder. Never replaces a file: it may hold the only KEK.
+ * @throws CredentialsError when `path` exists, the system's error otherwise.
+ */
+export async function writeCredentialsFile(path: string, file: CredentialsFile): Promise<void> {
+  let handle: FileHandle;
+  try {
+    handle = await open(path, constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL, 0o600);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === "EEXIST") {
+      throw new CredentialsError(
+        `${path}: exists already, and may hold the only key to a tenant's data; choose another name or move it away`,
+      );
+    }
+    throw error;
+  }
+  try {
+    await handle.writeFile(`${JSON.stringify(file, null, 2)}\n`);
+    await handle.sync();
+  } catch (error) {
+    await unlink(path).catch(() => {});
+    throw error;
+  } finally {
+    await handle.close();
+  }
+  const folder = await open(dirname(path), constants.O_RDONLY | constants.O_DIRECTORY);
+  try {
+    await folder.sync();
+  } finally {
+    await folder.close();
+  }
+}
+
+async function readPrivateText(path: string): Promise<string> {
+  // O_NONBLOCK: opening a fifo by mistake must not hang. The mode is asked of the open file, not of the path.
+  const handle = await open(path, constants.O_RDONLY | constants.O_NONBLOCK).catch((error: NodeJS.ErrnoException) => {
+    if (error.code === "ENOENT") throw new CredentialsError(`${path}: no such file; make one with: kiseki tenant create`);
+    if (error.code === "EACCES") throw new CredentialsError(`${path}: permission denied; run as the user that owns the file`);
+    throw new CredentialsError(`${path}: ${error.message}`, { cause: error });
+  });
+  try {
+    const stat = await handle.stat();
+    if (!stat.isFile()) throw new CredentialsError(`${path}: not a regular file`);
+    if ((stat.mode & MODE_OTHERS) !== 0) {
+      throw new CredentialsError(`${path}: group or others may use this file; run: chmod 600 ${path}`);
+    }
+    if (stat.size > FILE_MAX_BYTES) throw new CredentialsError(`${path}: too long for a credentials file`);
+    return await handle.readFile("utf8");
+  } finally {
+    await handle.close();
+  }
+}
+
+async function openSealedKek(path: string, file: CredentialsFile, getPassphrase: () => Promise<string>): Promise<Uint8Array> {
+  const sealed = file.sealedKek;
+  if (sealed === undefined) throw new Error("expected a sealed KEK");
+  const passphrase = await getPassphrase();
+  const wrapping = await passphraseKey(passphrase, Buffer.from(sealed.salt, "base64"), sealed.argon2id);
+  // noble wants plain Uint8Arrays at any alignment; a Buffer from the pool is one.
+  const cipher = xchacha20poly1305(wrapping, Buffer.from(sealed.nonce, "base64"), sealedKekContext(file.cluster, file.tenant));
+  try {
+    return cipher.decrypt(Buffer.from(sealed.ciphertext, "base64"));
+  } catch {
+    throw new CredentialsError(`${path}: wrong passphrase (or the file was changed)`);
+  } finally {
+    wrapping.fill(0);
+  }
+}
+
+/**
+ * Reads a credentials file and opens its KEK. `getPassphrase` is called only where the KEK is sealed.
+ * @throws CredentialsError: missing, readable by others, malformed, or the wrong passphrase.
+ */
+export async function readCredentialsFile(path: string, getPassphrase: () => Promise<string>): Promise<Credentials> {
+  const text = await readPrivateText(path);
+  let json: unknown;
+  try {
+    json = JSON.parse(text);
+  } catch {
+    // JSON.parse quotes the text that it fails at, which may be key material: no cause.
+    throw new CredentialsError(`${path}: not a credentials file (not JSON)`);
+  }
+  const parsed = fileSchema.safeParse(json);
+  if (!parsed.success) throw new CredentialsError(`${path}: not a credentials file (${describe(parsed.error)})`);
+  const file = parsed.data;
+  const kek = file.kek === undefined ? await openSealedKek(path, file, getPassphrase) : Uint8Array.from(Buffer.from(file.kek, "base64"));
+  const { cluster, tenant, ca, cert, key } = file;
+  return { cluster, tenant, ca, cert, key, kek };
+}
