@@ -61,6 +61,13 @@ export function regionKey(ino: number, region: number): Uint8Array {
   return key;
 }
 
+/** The prefix of all regions of `ino` (10 bytes). */
+export function regionPrefix(ino: number): Uint8Array {
+  const key = inodeKey(ino);
+  key[9] = INODE_SUB_REGION;
+  return key;
+}
+
 /** The region number in a key made by `regionKey`. */
 export function regionOfKey(key: Uint8Array): number {
   return readU64(key, 10);

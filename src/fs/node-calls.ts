@@ -1,0 +1,35 @@
+/** What the filesystem needs of the connection to the storage node, and how its failures look to an application. */
+import { IntegrityError } from "../crypto/integrity-error.ts";
+import { NodeError, TransportError } from "../protocol/errors.ts";
+import type { AnswerOf, OpName, RequestOf } from "../protocol/messages.ts";
+import { FsError } from "./errno.ts";
+import { RecordFormatError } from "./inode-record.ts";
+
+/** The part of NodeClient (transport/node-client.ts) that src/fs uses. */
+export interface NodeCalls {
+  call<O extends OpName>(op: O, request: RequestOf<O>): Promise<{ answer: AnswerOf<O>; body: Uint8Array }>;
+  /** performance.now() clock: until then the node waits for this session before it answers another's conflicting commit. */
+  readonly leaseValidUntilMs: number;
+  readonly connected: boolean;
+}
+
+/** The error that an application gets for a failure below the filesystem; what is no such failure comes back as it is. */
+export function toFsError(error: unknown, doing: string): unknown {
+  if (error instanceof FsError) return error;
+  if (error instanceof NodeError) {
+    switch (error.code) {
+      case "no_space":
+        return new FsError("ENOSPC", `${doing}: the storage node is full`, { cause: error });
+      case "not_authorized":
+        return new FsError("EACCES", `${doing}: not authorized`, { cause: error });
+      case "not_found":
+        return new FsError("ESTALE", `${doing}: gone from the storage node`, { cause: error });
+      default:
+        return new FsError("EIO", `${doing}: ${error.message}`, { cause: error });
+    }
+  }
+  if (error instanceof TransportError || error instanceof IntegrityError || error instanceof RecordFormatError) {
+    return new FsError("EIO", `${doing}: ${error.message}`, { cause: error });
+  }
+  return error;
+}
