@@ -1,0 +1,30 @@
+/**
+ * What the storage node needs of a store of sealed chunks. One store serves one tenant. Every store passes conformance.ts.
+ * Thrown values are NodeError: not_found, no_space, io, damaged.
+ */
+import type { MaybePromise } from "../engines/engine.ts";
+
+export interface ChunkInfo {
+  id: Uint8Array;
+  /** Milliseconds since the epoch of the last put, also of one that found the chunk there. */
+  touchedMs: number;
+}
+
+export interface ChunkStore {
+  /**
+   * Resolves when the chunk survives power loss. One that is there already is not written again, but counts as just put.
+   * `body` must not change meanwhile.
+   */
+  put(id: Uint8Array, body: Uint8Array): Promise<{ existed: boolean }>;
+  /** `length` bytes from `offset`, fewer at the end. A read of the whole chunk is checked: "damaged" when its bytes have changed. */
+  get(id: Uint8Array, offset: number, length: number): Promise<{ bytes: Uint8Array; totalBytes: number }>;
+  exists(id: Uint8Array): MaybePromise<boolean>;
+  /** Deletes unless `keep` says otherwise at the last moment, from which on puts of this id wait until it is gone. */
+  delete(id: Uint8Array, keep: () => boolean): Promise<boolean>;
+  /** All chunks, in no order, part by part. */
+  list(): AsyncIterable<ChunkInfo[]>;
+  /** @returns what is wrong with the stored chunk, or null */
+  verify(id: Uint8Array): Promise<string | null>;
+  /** Bytes of the disk, and those that can still be written. */
+  space(): { totalBytes: number; freeBytes: number };
+}

@@ -1,0 +1,45 @@
+/**
+ * The chunks of one record as one blob: ids of 32 bytes, then CRC32 (big-endian) of the ids. null for none.
+ * Ids are compared as latin1 strings: one character a byte, so that they can be Map and Set keys.
+ */
+import { NodeError } from "../../protocol/errors.ts";
+import { CHUNK_ID_BYTES } from "../../protocol/limits.ts";
+
+const CRC_BYTES = 4;
+
+/** A chunk id as a Map key. */
+export function chunkName(id: Uint8Array): string {
+  return Buffer.from(id.buffer, id.byteOffset, id.byteLength).toString("latin1");
+}
+
+/** The chunk id of a Map key. */
+export function chunkIdOf(name: string): Uint8Array {
+  return new Uint8Array(Buffer.from(name, "latin1"));
+}
+
+/** @throws RangeError for an id of another length (the codec lets none through) */
+export function encodeChunkList(chunks: readonly Uint8Array[]): Uint8Array | null {
+  if (chunks.length === 0) return null;
+  const blob = Buffer.allocUnsafe(chunks.length * CHUNK_ID_BYTES + CRC_BYTES);
+  let offset = 0;
+  for (const id of chunks) {
+    if (id.length !== CHUNK_ID_BYTES) throw new RangeError(`expected chunk ids of ${CHUNK_ID_BYTES} bytes, got ${id.length}`);
+    blob.set(id, offset);
+    offset += CHUNK_ID_BYTES;
+  }
+  blob.writeUInt32BE(Bun.hash.crc32(blob.subarray(0, offset)), offset);
+  return blob;
+}
+
+/** The distinct ids in a blob. @throws NodeError "damaged" */
+export function decodeChunkList(blob: Uint8Array | null): Set<string> {
+  const names = new Set<string>();
+  if (blob === null) return names;
+  const bytes = Buffer.from(blob.buffer, blob.byteOffset, blob.byteLength);
+  const end = bytes.length - CRC_BYTES;
+  if (end < 0 || end % CHUNK_ID_BYTES !== 0 || bytes.readUInt32BE(end) !== Bun.hash.crc32(bytes.subarray(0, end))) {
+    throw new NodeError("damaged", "a record's list of chunks fails its checksum");
+  }
+  for (let offset = 0; offset < end; offset += CHUNK_ID_BYTES) names.add(bytes.toString("latin1", offset, offset + CHUNK_ID_BYTES));
+  return names;
+}

@@ -1,0 +1,88 @@
+/**
+ * What the storage node needs of a metadata engine. An engine keeps shards; a shard is an ordered map of binary keys to sealed records,
+ * with counters beside it, changed by deltas only. Every engine passes conformance.ts.
+ *
+ * Order inside one delta: checks are evaluated first, then deletePrefixes, deletes, puts and bumps are applied in this order, so that a
+ * put wins over a delete of the same key.
+ */
+import type { Counters, Delta, InodeBundle, ListEntry, StoredRecord } from "../../protocol/messages.ts";
+
+export type MaybePromise<T> = T | Promise<T>;
+
+/** Thrown values of engines are NodeError: no_space, io, damaged, bad_request. */
+export interface MetadataEngine {
+  /** Names of the tenant's namespaces, sorted. */
+  list(tenant: string): string[];
+  /** Opens a namespace's shard, making it where it does not exist. The same object while it is open. */
+  open(tenant: string, namespace: string): Promise<Shard>;
+  /** Closes and deletes a namespace. Deltas still queued are refused. */
+  delete(tenant: string, namespace: string): Promise<void>;
+  /** Applies what is queued, checkpoints, closes all shards. */
+  close(): Promise<void>;
+}
+
+/** What a delta did, or the indexes of the checks that failed (then nothing was applied). */
+export type CommitOutcome = { ok: true; seq: number; counters: Counters[]; replayed: boolean } | { ok: false; failed: number[] };
+
+export interface CommitRequest {
+  /** 16 bytes; with the delta's id the name under which it is remembered. */
+  session: Uint8Array;
+  delta: Delta;
+  /** Called in the same turn in which the delta became visible to reads, before it is durable. Not called when a check failed. */
+  onApplied?: () => void;
+}
+
+export interface RangeAnswer {
+  records: { key: Uint8Array; record: StoredRecord }[];
+  more: boolean;
+}
+
+/** One applied delta, for those that keep copies. */
+export interface ShardEvent {
+  seq: number;
+  /** Inode numbers whose records or counters the delta touched. */
+  inos: number[];
+}
+
+/** Bundles come with `leased: false`: leases are the node's business. */
+export interface Shard {
+  get(keys: readonly Uint8Array[]): MaybePromise<(StoredRecord | null)[]>;
+  /** from <= key < to (null: no end). Stops at `limit` records or after `maxBytes` of keys and values, whichever is first. */
+  range(from: Uint8Array, to: Uint8Array | null, limit: number, maxBytes: number): MaybePromise<RangeAnswer>;
+  inode(ino: number, region0MaxBytes: number): MaybePromise<InodeBundle>;
+  lookup(key: Uint8Array, region0MaxBytes: number): MaybePromise<{ dentry: StoredRecord | null; inode: InodeBundle | null }>;
+  /** Entries with hash > after (16 bytes or empty), in hash order; `region0MaxBytes` null: without inodes. */
+  list(
+    dir: number,
+    after: Uint8Array,
+    limit: number,
+    maxBytes: number,
+    region0MaxBytes: number | null,
+  ): MaybePromise<{ entries: ListEntry[]; more: boolean; counters: Counters }>;
+
+  /** Every delta queued in one turn of the event loop becomes one transaction. A durable one resolves when it survives power loss. */
+  commit(request: CommitRequest): Promise<CommitOutcome>;
+  /** Resolves, with the last sequence number, when every delta applied before survives power loss. */
+  sync(): Promise<number>;
+  /** Listener for deltas from here on; call the result to stop. */
+  watch(listener: (event: ShardEvent) => void): () => void;
+
+  /** Numbers never handed out before, also not before a crash. */
+  grantInos(count: number): Promise<{ first: number; count: number }>;
+  /** Inodes with an attribute record. */
+  readonly inodeCount: number;
+
+  /** Those chunks of `puts` that the shard does not refer to yet (32 bytes each, distinct). */
+  newChunks(puts: Delta["puts"]): MaybePromise<Uint8Array[]>;
+  /** Whether a record refers to the chunk, or did so within the last `graceMs`. */
+  holdsChunk(id: Uint8Array, graceMs: number): MaybePromise<boolean>;
+  /** Forgets chunks that no record has referred to for `graceMs`. */
+  pruneChunks(graceMs: number): Promise<void>;
+  /** Forgets the deltas that a session has committed: it has ended. */
+  forgetSession(session: Uint8Array): Promise<void>;
+  /** Reads everything and compares checksums and reference counts; one line for each damage found. `onChunk` gets each chunk referred to. */
+  verify(onChunk: (id: Uint8Array) => void): AsyncIterable<string>;
+}
+
+/** The first namespace of every tenant. */
+export const DEFAULT_NAMESPACE = "default";

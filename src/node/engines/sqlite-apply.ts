@@ -1,0 +1,129 @@
+/** Applies one delta inside the transaction that the shard has begun. */
+import { NodeError } from "../../protocol/errors.ts";
+import type { Check, Counters, Delta } from "../../protocol/messages.ts";
+import { INODE_SUB_ATTR, inodeOfKey, KEY_KIND_INODE, prefixEnd } from "../../protocol/record-keys.ts";
+import type { AppliedDeltas } from "./applied-deltas.ts";
+import { chunkIdOf, chunkName, decodeChunkList, encodeChunkList } from "./chunk-list.ts";
+import type { CommitOutcome } from "./engine.ts";
+import { recordCrc, type Statements } from "./sqlite-database.ts";
+import { NO_COUNTERS } from "./sqlite-reads.ts";
+
+/** Kind and inode: a shorter prefix would take the records of many inodes with it, and their leases would not be known. */
+const DELETE_PREFIX_MIN_BYTES = 9;
+const INODE_KEY_BYTES = 10;
+
+function isAttrKey(key: Uint8Array): boolean {
+  return key.length === INODE_KEY_BYTES && key[0] === KEY_KIND_INODE && key[INODE_KEY_BYTES - 1] === INODE_SUB_ATTR;
+}
+
+export class DeltaApplier {
+  readonly #sql: Statements;
+  readonly #applied: AppliedDeltas;
+  /** Change of the number of attribute records in this transaction. */
+  inodesAdded = 0;
+
+  constructor(sql: Statements, applied: AppliedDeltas) {
+    this.#sql = sql;
+    this.#applied = applied;
+  }
+
+  /** `seq` is the number that the delta gets if it applies. @throws NodeError before the first write, SQLite's errors after it */
+  apply(session: Uint8Array, delta: Delta, seq: number): CommitOutcome {
+    for (const prefix of delta.deletePrefixes) {
+      if (prefix.length < DELETE_PREFIX_MIN_BYTES || prefixEnd(prefix) === null) {
+        throw new NodeError("bad_request", `expected a prefix of at least ${DELETE_PREFIX_MIN_BYTES} bytes, got ${prefix.length}`);
+      }
+    }
+    const before = this.#applied.find(session, delta.id);
+    if (before !== undefined) {
+      const counters = delta.bumps.map(({ ino }): Counters => this.#sql.counters.get(ino) ?? { ...NO_COUNTERS });
+      return { ok: true, seq: before, counters, replayed: true };
+    }
+    const failed: number[] = [];
+    let index = 0;
+    for (const check of delta.checks) {
+      if (!this.#holds(check)) failed.push(index);
+      index++;
+    }
+    if (failed.length > 0) return { ok: false, failed };
+    this.#applied.add(session, delta.id, seq, delta.answeredBelow);
+    for (const prefix of delta.deletePrefixes) this.#deletePrefix(prefix);
+    for (const key of delta.deletes) this.#delete(key);
+    for (const put of delta.puts) {
+      const chunks = encodeChunkList(put.chunks);
+      const old = this.#sql.chunks.get(put.key);
+      if (old === null && isAttrKey(put.key)) this.inodesAdded++;
+      if (chunks !== null || (old !== null && old.chunks !== null)) this.#moveRefs(old === null ? null : old.chunks, put.chunks);
+      this.#sql.put.run(put.key, seq, put.link, recordCrc(put.key, seq, put.link, put.value), chunks, put.value);
+    }
+    const counters: Counters[] = [];
+    for (const { ino, links, entries, mtimeSec, mtimeNsec } of delta.bumps) {
+      counters.push(this.#sql.bump.get(ino, links, entries, mtimeSec, mtimeNsec) ?? { ...NO_COUNTERS });
+    }
+    return { ok: true, seq, counters, replayed: false };
+  }
+
+  #holds(check: Check): boolean {
+    switch (check.kind) {
+      case "version":
+        return this.#sql.version.get(check.key)?.version === check.version;
+      case "absent":
+        return this.#sql.version.get(check.key) === null;
+      case "present":
+        return this.#sql.version.get(check.key) !== null;
+      case "empty": {
+        const end = prefixEnd(check.prefix);
+        if (end === null || check.prefix.length === 0) throw new NodeError("bad_request", "expected a prefix that has an end");
+        return this.#sql.anyInRange.get(check.prefix, end) === null;
+      }
+      case "bumps":
+        return (this.#sql.counters.get(check.ino)?.bumps ?? 0) === check.bumps;
+    }
+  }
+
+  #delete(key: Uint8Array): void {
+    const old = this.#sql.chunks.get(key);
+    if (old === null) return;
+    if (old.chunks !== null) this.#moveRefs(old.chunks, []);
+    if (isAttrKey(key)) this.inodesAdded--;
+    this.#sql.remove.run(key);
+  }
+
+  #deletePrefix(prefix: Uint8Array): void {
+    const end = prefixEnd(prefix);
+    if (end === null) return;
+    let found = false;
+    for (const { key, chunks } of this.#sql.rangeChunks.all(prefix, end)) {
+      found = true;
+      if (chunks !== null) this.#moveRefs(chunks, []);
+      if (isAttrKey(key)) this.inodesAdded--;
+    }
+    if (found) this.#sql.removeRange.run(prefix, end);
+    if (prefix.length === DELETE_PREFIX_MIN_BYTES && prefix[0] === KEY_KIND_INODE) this.#sql.removeCounters.run(inodeOfKey(prefix));
+  }
+
+  #moveRefs(oldList: Uint8Array | null, newChunks: readonly Uint8Array[]): void {
+    const gone = decodeChunkList(oldList);
+    for (const id of newChunks) {
+      if (!gone.delete(chunkName(id))) this.#sql.addRef.run(id);
+    }
+    if (gone.size === 0) return;
+    const now = Date.now();
+    for (const name of gone) this.#sql.dropRef.run(now, chunkIdOf(name));
+  }
+}
+
+/** Ids in `puts` that neither the record they are put into nor any other refers to yet. */
+export function newChunksOf(sql: Statements, puts: Delta["puts"]): Uint8Array[] {
+  const found = new Map<string, Uint8Array>();
+  for (const put of puts) {
+    if (put.chunks.length === 0) continue;
+    const old = decodeChunkList(sql.chunks.get(put.key)?.chunks ?? null);
+    for (const id of put.chunks) {
+      const name = chunkName(id);
+      if (old.has(name) || found.has(name)) continue;
+      if ((sql.refs.get(id)?.refs ?? 0) === 0) found.set(name, id);
+    }
+  }
+  return [...found.values()];
+}
