@@ -28,6 +28,14 @@ export const COMMIT_ITEMS_MAX = 4_096;
 export const ANSWER_RECORDS_MAX = 4_096;
 /** Answers stop growing after this many bytes and say that there is more. */
 export const ANSWER_TARGET_BYTES = 1 * MIB;
+/** Inode numbers in one leaseRelease or recall. */
+export const LEASE_INOS_MAX = 4_096;
+/** Namespaces of one tenant at most: they come in one answer. */
+export const NAMESPACES_MAX = 4_096;
+/** Key epochs of one tenant at most: they come in one answer. */
+export const KEY_EPOCHS_MAX = 4_096;
+/** One wrapped data key (AES-KW of 32 bytes is 40), with room for other wrappings. */
+export const WRAPPED_KEY_MAX_BYTES = 256;
 /** Inode numbers granted at once at most. */
 export const INO_GRANT_MAX = 65_536;
 
