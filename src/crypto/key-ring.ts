@@ -1,0 +1,176 @@
+/**
+ * The key hierarchy of a tenant.
+ *
+ *     KEK (credentials file)
+ *      └ wraps (AES-KW, RFC 3394) { "kskd", epoch u32, data key of 32 bytes }       48 bytes on the node, one an epoch
+ *         └ HKDF-SHA256, salt empty (for a chunk key: the chunk id), info = label, or label 0x00 namespace
+ *            ├ chunk-id key, chunk keys      of the tenant: equal content is stored once across its namespaces
+ *            └ name, xattr-name, record keys of one namespace; the record key of an inode has the inode number in its info too
+ *
+ * The epoch is wrapped with the key, so that a node can't pass one epoch's key off as another's. Names are hashed under the
+ * first epoch for good, because a lookup must find an entry whenever it was made; all else is sealed under the newest epoch.
+ */
+import { aeskw } from "@noble/ciphers/aes.js";
+import { KEK_BYTES } from "./credentials.ts";
+import { checkEpoch, DATA_KEY_BYTES, EpochKeys, FIRST_EPOCH } from "./epoch-keys.ts";
+import { IntegrityError } from "./integrity-error.ts";
+import { NamespaceKeys } from "./namespace-keys.ts";
+
+/** "kskd": says what was wrapped. */
+const WRAP_MAGIC = 0x6b_73_6b_64;
+const WRAP_HEADER_BYTES = 8;
+/** RFC 3394 adds one 64-bit block. */
+export const WRAPPED_KEY_BYTES = WRAP_HEADER_BYTES + DATA_KEY_BYTES + 8;
+
+/** A data key as the node keeps it. */
+export interface WrappedKey {
+  readonly epoch: number;
+  readonly wrapped: Uint8Array;
+}
+
+/** The raw data keys, for a Worker of the same process (structured clone). Secret: never write or log it. */
+export interface KeyMaterial {
+  readonly keys: readonly { readonly epoch: number; readonly key: Uint8Array }[];
+}
+
+function checkKek(kek: Uint8Array): void {
+  if (kek.length !== KEK_BYTES) throw new RangeError(`KEK: expected ${KEK_BYTES} bytes, got ${kek.length}`);
+}
+
+/** The opened data keys of a tenant, and the keys derived from them. */
+export class KeyRing {
+  readonly #epochs = new Map<number, EpochKeys>();
+  readonly #namespaces = new Map<string, NamespaceKeys>();
+  #current: EpochKeys | undefined;
+  #wiped = false;
+
+  private constructor() {}
+
+  /**
+   * Unwraps the data keys that a node keeps for the tenant.
+   * @throws RangeError when there is none (make one: KeyRing.newDataKey); IntegrityError when one doesn't open under this KEK or the
+   *   first epoch's is missing.
+   */
+  static open(kek: Uint8Array, wrappedKeys: readonly WrappedKey[]): KeyRing {
+    if (wrappedKeys.length === 0) throw new RangeError("expected at least one wrapped data key");
+    const ring = new KeyRing();
+    for (const wrapped of wrappedKeys) ring.add(kek, wrapped);
+    ring.#requireFirst();
+    return ring;
+  }
+
+  /** The ring of another thread of this process, from its export(). */
+  static fromMaterial(material: KeyMaterial): KeyRing {
+    const ring = new KeyRing();
+    for (const { epoch, key } of material.keys) ring.#insert(new EpochKeys(epoch, key.slice()));
+    ring.#requireFirst();
+    return ring;
+  }
+
+  /** A new random data key of `epoch`, wrapped for the node. */
+  static newDataKey(kek: Uint8Array, epoch: number): WrappedKey {
+    checkKek(kek);
+    checkEpoch(epoch);
+    const plain = new Uint8Array(WRAP_HEADER_BYTES + DATA_KEY_BYTES);
+    const view = new DataView(plain.buffer);
+    view.setUint32(0, WRAP_MAGIC);
+    view.setUint32(4, epoch);
+    crypto.getRandomValues(plain.subarray(WRAP_HEADER_BYTES));
+    const wrapped = aeskw(kek).encrypt(plain);
+    plain.fill(0);
+    return { epoch, wrapped };
+  }
+
+  /** Adds one epoch, such as one that another client has begun. One that is there already is left alone. */
+  add(kek: Uint8Array, { epoch, wrapped }: WrappedKey): void {
+    this.#requireAlive();
+    checkKek(kek);
+    checkEpoch(epoch);
+    let plain: Uint8Array;
+    try {
+      if (wrapped.length !== WRAPPED_KEY_BYTES) throw new RangeError("length");
+      plain = aeskw(kek).decrypt(wrapped);
+    } catch {
+      throw new IntegrityError(`the data key of epoch ${epoch} does not open under this KEK: other credentials, or a damaged key`);
+    }
+    const view = new DataView(plain.buffer, plain.byteOffset, plain.byteLength);
+    if (view.getUint32(0) !== WRAP_MAGIC || view.getUint32(4) !== epoch) {
+      plain.fill(0);
+      throw new IntegrityError(`the data key offered for epoch ${epoch} is another epoch's`);
+    }
+    this.#insert(new EpochKeys(epoch, plain.slice(WRAP_HEADER_BYTES)));
+    plain.fill(0);
+  }
+
+  #insert(keys: EpochKeys): void {
+    if (this.#epochs.has(keys.epoch)) return;
+    this.#epochs.set(keys.epoch, keys);
+    if (this.#current === undefined || keys.epoch > this.#current.epoch) {
+      this.#current = keys;
+      for (const namespace of this.#namespaces.values()) namespace.sealWith(keys);
+    }
+  }
+
+  #requireFirst(): void {
+    if (!this.#epochs.has(FIRST_EPOCH)) {
+      throw new IntegrityError(`the data key of epoch ${FIRST_EPOCH} is missing: no name can be found without it`);
+    }
+  }
+
+  #requireAlive(): void {
+    if (this.#wiped) throw new Error("the key ring was wiped");
+  }
+
+  /** The newest epoch: what is sealed now is sealed under it. */
+  get current(): EpochKeys {
+    this.#requireAlive();
+    if (this.#current === undefined) throw new Error("the key ring is empty");
+    return this.#current;
+  }
+
+  has(epoch: number): boolean {
+    return this.#epochs.has(epoch);
+  }
+
+  /** @throws IntegrityError for an epoch that the ring doesn't hold. */
+  epoch(epoch: number): EpochKeys {
+    this.#requireAlive();
+    const keys = this.#epochs.get(epoch);
+    if (keys === undefined) throw new IntegrityError(`no data key of epoch ${epoch}`);
+    return keys;
+  }
+
+  /** The keys of one namespace; made once, then the same object. */
+  namespace(name: string): NamespaceKeys {
+    this.#requireAlive();
+    let keys = this.#namespaces.get(name);
+    if (keys === undefined) {
+      keys = new NamespaceKeys(this, name);
+      this.#namespaces.set(name, keys);
+    }
+    return keys;
+  }
+
+  /** The raw keys, for a Worker's fromMaterial. */
+  export(): KeyMaterial {
+    this.#requireAlive();
+    return { keys: [...this.#epochs.values()].map((keys) => ({ epoch: keys.epoch, key: keys.exportKey() })) };
+  }
+
+  /**
+   * Zeroes the data keys and lets go of all derived ones; every later use throws. Derived keys inside native objects (KeyObject,
+   * hashers) can't be zeroed from here: they go when they are collected.
+   */
+  wipe(): void {
+    this.#wiped = true;
+    for (const keys of this.#epochs.values()) keys.wipe();
+    for (const namespace of this.#namespaces.values()) namespace.wipe();
+    this.#epochs.clear();
+    this.#namespaces.clear();
+    this.#current = undefined;
+  }
+
+  [Symbol.dispose](): void {
+    this.wipe();
+  }
+}
