@@ -1,0 +1,118 @@
+/**
+ * How a command fails: one line on standard error, with the remedy, and an exit status. All errors that a user can cause, in
+ * whatever layer, become such a line here and nowhere else. Only an error that nobody foresaw shows its stack.
+ *
+ * Errors of other layers are told apart by their `name`, not by instanceof: importing their classes would load TLS,
+ * cryptography and libfuse for `kiseki --version`.
+ */
+import type { NodeError, TransportError } from "../protocol/errors.ts";
+
+/** Exit statuses, documented in README.md. */
+export const ExitStatus = { ok: 0, failure: 1, usage: 2, unreachable: 3, notAuthorized: 4 } as const;
+export type ExitStatus = (typeof ExitStatus)[keyof typeof ExitStatus];
+
+/** A failure whose message is complete: one line that says what is wrong and what to do. */
+export class CliError extends Error {
+  override readonly name = "CliError";
+  readonly exitStatus: ExitStatus;
+
+  constructor(exitStatus: ExitStatus, message: string, options?: { cause?: unknown }) {
+    super(message, options);
+    this.exitStatus = exitStatus;
+  }
+}
+
+/** What to print and return for an error. `stack` is there only for errors that nobody foresaw. */
+export interface Failure {
+  readonly exitStatus: ExitStatus;
+  readonly message: string;
+  readonly stack?: string;
+}
+
+function transportFailure(error: TransportError): Failure {
+  switch (error.kind) {
+    case "unreachable":
+    case "timeout":
+    case "closed":
+    case "aborted":
+      return { exitStatus: ExitStatus.unreachable, message: `${error.message}; is the storage node running, and is --data-addr right?` };
+    case "tls":
+      return {
+        exitStatus: ExitStatus.notAuthorized,
+        message: `${error.message}; do the credentials belong to this cluster, and are they still valid?`,
+      };
+    case "not_authorized":
+      return {
+        exitStatus: ExitStatus.notAuthorized,
+        message: `${error.message}; ask the operator of the storage node for valid credentials`,
+      };
+  }
+}
+
+function nodeFailure(error: NodeError): Failure {
+  const failed = (remedy: string): Failure => ({ exitStatus: ExitStatus.failure, message: `${error.message}${remedy}` });
+  switch (error.code) {
+    case "not_authorized":
+      return { exitStatus: ExitStatus.notAuthorized, message: `${error.message}; the credentials do not allow this` };
+    case "shutting_down":
+    case "session_lost":
+      return { exitStatus: ExitStatus.unreachable, message: `${error.message}; try again when the storage node is back` };
+    case "no_space":
+      return failed("; the storage node's disk is full: make room there, or delete files");
+    case "not_found":
+      return failed("; see: kiseki namespace list");
+    case "not_empty":
+      return failed("; delete what is in it first, or use --force");
+    case "io":
+    case "damaged":
+      return failed("; look into the storage node's log, and run: kiseki serve --verify");
+    case "exists":
+    case "bad_request":
+    case "missing_chunk":
+      return failed("");
+  }
+}
+
+/** commander's own errors: wrong usage, or help and version, which it has printed already. */
+function commanderFailure(error: Error & { exitCode: number }): Failure {
+  return { exitStatus: error.exitCode === 0 ? ExitStatus.ok : ExitStatus.usage, message: "" };
+}
+
+function isSystemError(error: Error): error is NodeJS.ErrnoException {
+  return "code" in error && typeof error.code === "string" && /^E[A-Z0-9]+$/.test(error.code);
+}
+
+/** Bun's message is "ENOENT: no such file or directory, open '/x'": the sentence first, then where. */
+function systemFailure(error: NodeJS.ErrnoException): Failure {
+  return { exitStatus: ExitStatus.failure, message: error.message.replace(/^E[A-Z0-9]+: /, "") };
+}
+
+/** What to tell the user about `error`, whatever it is. An empty message: all has been said. */
+export function failureOf(error: unknown): Failure {
+  if (!(error instanceof Error)) return { exitStatus: ExitStatus.failure, message: `internal error: ${String(error)}` };
+  switch (error.name) {
+    case "CliError":
+      return { exitStatus: (error as CliError).exitStatus, message: error.message };
+    case "ConfigError":
+      return { exitStatus: ExitStatus.usage, message: error.message };
+    case "CommanderError":
+    case "InvalidArgumentError":
+      return commanderFailure(error as Error & { exitCode: number });
+    case "TransportError":
+      return transportFailure(error as TransportError);
+    case "NodeError":
+      return nodeFailure(error as NodeError);
+    case "CredentialsError":
+    case "MountError":
+      return { exitStatus: ExitStatus.failure, message: error.message };
+  }
+  if (isSystemError(error)) return systemFailure(error);
+  return { exitStatus: ExitStatus.failure, message: `internal error: ${error.message}`, stack: error.stack ?? "" };
+}
+
+/** Prints the failure on standard error, in one line, and returns the exit status. */
+export function reportFailure(failure: Failure): ExitStatus {
+  if (failure.message !== "") process.stderr.write(`kiseki: ${failure.message.replaceAll("\n", " ")}\n`);
+  if (failure.stack !== undefined) process.stderr.write(`${failure.stack}\n`);
+  return failure.exitStatus;
+}

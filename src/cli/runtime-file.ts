@@ -1,0 +1,93 @@
+/**
+ * What a running mount tells other kiseki commands about itself: <runtime folder>/<hash of the mountpoint>.json, written when the mount
+ * answers and removed when its process ends. `kiseki umount` finds the process by it.
+ */
+import { createHash } from "node:crypto";
+import { lstatSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { z } from "zod";
+
+const schema = z.object({
+  mountpoint: z.string(),
+  pid: z.int().positive(),
+  /** Field 22 of /proc/PID/stat: with it, a pid that was used again is told apart. */
+  startTicks: z.string(),
+});
+export type RuntimeEntry = z.infer<typeof schema>;
+
+/** Where this user's mounts stand: /run/kiseki for root, else $XDG_RUNTIME_DIR/kiseki, else a private folder in $TMPDIR. */
+export function runtimeFolder(): string {
+  const uid = process.getuid?.() ?? 0;
+  if (uid === 0) return "/run/kiseki";
+  const xdg = process.env.XDG_RUNTIME_DIR;
+  return xdg !== undefined && xdg !== "" ? join(xdg, "kiseki") : join(tmpdir(), `kiseki-${uid}`);
+}
+
+/** The folders to look in: root may also end the mounts of others. */
+function searchedFolders(): string[] {
+  if (process.getuid?.() !== 0) return [runtimeFolder()];
+  try {
+    return [runtimeFolder(), ...readdirSync("/run/user").map((uid) => join("/run/user", uid, "kiseki"))];
+  } catch {
+    return [runtimeFolder()];
+  }
+}
+
+function fileName(mountpoint: string): string {
+  return `${createHash("sha256").update(mountpoint).digest("hex").slice(0, 32)}.json`;
+}
+
+/** When the process started, in clock ticks since boot; null when there is none. */
+function startTicksOf(pid: number): string | null {
+  try {
+    // The second field is the command's name in parentheses, and may itself hold any character.
+    const stat = readFileSync(`/proc/${pid}/stat`, "latin1");
+    return stat.slice(stat.lastIndexOf(")") + 2).split(" ")[19] ?? null;
+  } catch {
+    return null;
+  }
+}
+
+/** Whether the process that wrote the entry still lives. */
+export function isRunning(entry: RuntimeEntry): boolean {
+  return startTicksOf(entry.pid) === entry.startTicks;
+}
+
+/**
+ * Makes this process known as the one behind `mountpoint`.
+ * @returns a function that takes it back.
+ */
+export function writeRuntimeEntry(mountpoint: string): () => void {
+  const folder = runtimeFolder();
+  mkdirSync(folder, { recursive: true, mode: 0o700 });
+  const stat = lstatSync(folder);
+  // In a shared /tmp somebody else may have been there first.
+  if (!stat.isDirectory() || stat.uid !== process.getuid?.()) throw new Error(`${folder}: not a folder of this user`);
+  const path = join(folder, fileName(mountpoint));
+  const entry: RuntimeEntry = { mountpoint, pid: process.pid, startTicks: startTicksOf(process.pid) ?? "" };
+  const aside = `${path}.${process.pid}`;
+  writeFileSync(aside, JSON.stringify(entry), { mode: 0o600 });
+  renameSync(aside, path);
+  return () => {
+    // Not when a new mount of the same folder has replaced it.
+    if (readEntry(path)?.pid === process.pid) rmSync(path, { force: true });
+  };
+}
+
+function readEntry(path: string): RuntimeEntry | null {
+  try {
+    return schema.parse(JSON.parse(readFileSync(path, "utf8")));
+  } catch {
+    return null; // none, or not ours
+  }
+}
+
+/** The living process behind `mountpoint`, or null. */
+export function findRuntimeEntry(mountpoint: string): RuntimeEntry | null {
+  for (const folder of searchedFolders()) {
+    const entry = readEntry(join(folder, fileName(mountpoint)));
+    if (entry !== null && entry.mountpoint === mountpoint && isRunning(entry)) return entry;
+  }
+  return null;
+}

@@ -1,0 +1,80 @@
+/** What kiseki umount does. */
+import { open } from "node:fs/promises";
+import { CliError, ExitStatus } from "./failure.ts";
+import { isKisekiMount, resolveMountpoint } from "./mountpoint.ts";
+import { findRuntimeEntry, isRunning, type RuntimeEntry } from "./runtime-file.ts";
+import type { UmountOptions } from "./umount.ts";
+
+/** How often the end of the mount's process is looked for. */
+const EXIT_POLL_MS = 20;
+/** After this long the user is told what is being waited for. */
+const PATIENCE_MS = 3_000;
+
+/** @throws CliError: not mounted, in use, or not everything could be written out (then it stays mounted). */
+export async function unmount(text: string, options: UmountOptions): Promise<void> {
+  const mountpoint = resolveMountpoint(text);
+  if (!isKisekiMount(mountpoint)) {
+    throw new CliError(ExitStatus.failure, `${mountpoint}: no kiseki mount; see: findmnt -t fuse.kiseki`);
+  }
+  const entry = findRuntimeEntry(mountpoint);
+  // Without a process nobody would answer; its mount is stale and can only be removed.
+  const flushes = entry !== null && options.force !== true;
+  if (flushes) await tellWhenSlow(`writing out ${mountpoint}`, flush(mountpoint));
+  if (entry !== null && options.force === true) process.kill(entry.pid, "SIGKILL");
+  detach(mountpoint, options);
+  if (options.lazy === true) {
+    console.log(`${mountpoint}: ${flushes ? "flushed; " : ""}unmounted, ends when its last file is closed`);
+    return;
+  }
+  if (entry !== null) await tellWhenSlow(`waiting for the end of process ${entry.pid}`, ended(entry));
+  console.log(`${mountpoint}: ${flushes ? "flushed and unmounted" : "unmounted"}`);
+}
+
+/** Has the kernel write out what it holds (syncfs), then the client (fsync of the root folder). */
+async function flush(mountpoint: string): Promise<void> {
+  const notFlushed = (reason: string) =>
+    new CliError(
+      ExitStatus.failure,
+      `${mountpoint}: could not be written out (${reason}); it stays mounted. --force gives up what is unwritten`,
+    );
+  // Only coreutils' sync reaches syncfs(2) from here; FUSE does not pass it on, which is why fsync follows.
+  const sync = Bun.spawn(["sync", "-f", mountpoint], { stdin: "ignore", stdout: "ignore", stderr: "pipe" });
+  if ((await sync.exited) !== 0) throw notFlushed((await new Response(sync.stderr).text()).trim());
+  try {
+    await using root = await open(mountpoint, "r");
+    await root.sync();
+  } catch (error) {
+    throw notFlushed((error as Error).message);
+  }
+}
+
+function detach(mountpoint: string, options: UmountOptions): void {
+  const lazy = options.lazy === true || options.force === true;
+  const command =
+    process.getuid?.() === 0
+      ? ["umount", "--no-canonicalize", ...(lazy ? ["--lazy"] : []), "--", mountpoint]
+      : ["fusermount3", "-u", ...(lazy ? ["-z"] : []), "--", mountpoint];
+  const result = Bun.spawnSync(command, { stdin: "ignore", stdout: "ignore", stderr: "pipe" });
+  if (result.success) return;
+  const said = result.stderr.toString().trim();
+  if (/busy/i.test(said)) {
+    throw new CliError(
+      ExitStatus.failure,
+      `${mountpoint}: in use; close the files and shells in it (fuser -vm ${mountpoint} shows them), or use --lazy`,
+    );
+  }
+  throw new CliError(ExitStatus.failure, said.replace(/^\w+: /, ""));
+}
+
+async function ended(entry: RuntimeEntry): Promise<void> {
+  while (isRunning(entry)) await Bun.sleep(EXIT_POLL_MS);
+}
+
+async function tellWhenSlow(what: string, work: Promise<void>): Promise<void> {
+  const timer = setTimeout(() => process.stderr.write(`kiseki: ${what} ...\n`), PATIENCE_MS);
+  try {
+    await work;
+  } finally {
+    clearTimeout(timer);
+  }
+}

@@ -1,0 +1,180 @@
+/**
+ * The options of a mount: one table, from which come the long options (--cache-l1-max), the -o words (cache_l1_max=256M), the
+ * environment variables and the help. What a value may be is in mount-config.ts, which is loaded only when a mount is made.
+ */
+import { ConfigError } from "./config-error.ts";
+
+export interface MountOption {
+  /** As written after -o. The long option has dashes for underscores. */
+  readonly name: string;
+  /** What stands for the value in the help; absent for a flag. */
+  readonly value?: string;
+  readonly env?: string;
+  /** As text, the way a user would write it. Absent: none, or see the description. */
+  readonly fallback?: string;
+  readonly description: string;
+}
+
+export const MOUNT_OPTIONS = [
+  {
+    name: "data_addr",
+    value: "HOST:PORT[,...]",
+    env: "KISEKI_DATA_ADDR",
+    description: "storage nodes; an IPv6 address stands in brackets",
+  },
+  { name: "tenant", value: "NAME", env: "KISEKI_TENANT", description: "whose data (default: as the credentials say)" },
+  {
+    name: "namespace",
+    value: "NAME",
+    env: "KISEKI_NAMESPACE",
+    fallback: "default",
+    description: "which tree; several, or all: each becomes a folder at the root of the mount",
+  },
+  {
+    name: "credentials",
+    value: "FILE",
+    env: "KISEKI_CREDENTIALS",
+    description: "made by kiseki tenant create (default: ~/.config/kiseki/TENANT.json, then /etc/kiseki/TENANT.json)",
+  },
+  {
+    name: "passphrase_file",
+    value: "FILE",
+    env: "KISEKI_PASSPHRASE_FILE",
+    description: "first line: the passphrase of the credentials (default: ask on the terminal)",
+  },
+  {
+    name: "cache_mode",
+    value: "pinned|organic|bypass",
+    env: "KISEKI_CACHE_MODE",
+    fallback: "organic",
+    description: "what is kept in the caches",
+  },
+  { name: "cache_dir", value: "DIR", env: "KISEKI_CACHE_DIR", fallback: "/tmp/kiseki-cache", description: "folder of the disk cache" },
+  { name: "cache_l1_max", value: "SIZE", env: "KISEKI_CACHE_L1_MAX", fallback: "256M", description: "memory cache at most" },
+  { name: "cache_l2_max", value: "SIZE", env: "KISEKI_CACHE_L2_MAX", fallback: "50G", description: "disk cache at most" },
+  {
+    name: "cache_pool_id",
+    value: "ID",
+    env: "KISEKI_CACHE_POOL_ID",
+    description: "take over this disk cache pool (32 hexadecimal digits)",
+  },
+  {
+    name: "meta_ttl_ms",
+    value: "MS",
+    env: "KISEKI_CACHE_META_TTL_MS",
+    fallback: "5000",
+    description: "a name or attribute may be this old, in milliseconds",
+  },
+  { name: "attr_timeout", value: "SECONDS", description: "how long the kernel keeps attributes (default: meta_ttl_ms)" },
+  { name: "entry_timeout", value: "SECONDS", description: "how long the kernel keeps names (default: meta_ttl_ms)" },
+  { name: "uid", value: "UID", description: "show every file as owned by this user" },
+  { name: "gid", value: "GID", description: "show every file as owned by this group" },
+  { name: "ro", description: "read only" },
+  { name: "allow_other", description: "let other users in, not only the one who mounts" },
+  { name: "default_permissions", fallback: "true", description: "the kernel checks modes and owners; =false: nobody does" },
+  { name: "writeback_cache", description: "the kernel gathers small writes before the client sees them" },
+  { name: "log_level", value: "LEVEL", fallback: "info", description: "trace, debug, info, warn, error or fatal" },
+  { name: "log_file", value: "FILE", description: "default in the background: see README; in the foreground: standard error" },
+] as const satisfies readonly MountOption[];
+
+export type MountOptionName = (typeof MOUNT_OPTIONS)[number]["name"];
+
+/** One option as somebody wrote it. `source` is how the message names it: "--cache-mode", "-o cache_mode", "KISEKI_CACHE_MODE". */
+export interface GivenOption {
+  readonly name: MountOptionName;
+  readonly text: string;
+  readonly source: string;
+}
+
+/** --cache-l1-max for cache_l1_max. */
+export function longOption(name: string): string {
+  return `--${name.replaceAll("_", "-")}`;
+}
+
+function findOption(name: string): (MountOption & { name: MountOptionName }) | undefined {
+  return MOUNT_OPTIONS.find((option) => option.name === name);
+}
+
+/** What a list of -o words asks for. */
+export interface MountWords {
+  readonly given: readonly GivenOption[];
+  /** nodev, nosuid, noexec, noatime, nodiratime: what libfuse passes on to mount(2). */
+  readonly kernelFlags: readonly string[];
+}
+
+/** Pairs of mount(8) words of which the later one counts; the value is what to pass on. */
+const KERNEL_WORDS: Record<string, Record<string, string | null>> = {
+  dev: { dev: null, nodev: "nodev" },
+  suid: { suid: null, nosuid: "nosuid" },
+  exec: { exec: null, noexec: "noexec" },
+  // The client never moves atime by itself, so that these only differ in what mount shows.
+  atime: { atime: null, noatime: "noatime", relatime: null, norelatime: null, strictatime: null, nostrictatime: null },
+  diratime: { diratime: null, nodiratime: "nodiratime" },
+};
+/** mount(8): words that imply others. */
+const IMPLIED_WORDS: Record<string, readonly string[]> = {
+  user: ["noexec", "nosuid", "nodev"],
+  users: ["noexec", "nosuid", "nodev"],
+  owner: ["nosuid", "nodev"],
+  group: ["nosuid", "nodev"],
+  defaults: ["rw", "suid", "dev", "exec"],
+};
+/** mount(8): words for fstab and for mount itself, with no meaning for a filesystem. */
+const IGNORED_WORDS = new Set([
+  "auto",
+  "noauto",
+  "nouser",
+  "nousers",
+  "noowner",
+  "nogroup",
+  "async",
+  "_netdev",
+  "nofail",
+  "lazytime",
+  "nolazytime",
+]);
+
+/** Splits "a,b=c\,d" at commas that have no backslash before them, as mount.fuse does. */
+function splitWords(text: string): string[] {
+  return (text.match(/(?:\\.|[^,\\])+/g) ?? []).map((word) => word.replace(/\\(.)/g, "$1").trim()).filter((word) => word !== "");
+}
+
+/**
+ * Reads the arguments of all -o options, in order; a later word beats an earlier one, except that data_addr and namespace add up.
+ * @throws ConfigError for a word that nobody knows (unless `sloppy`, as mount -s), or a missing value.
+ */
+export function parseMountWords(texts: readonly string[], sloppy = false): MountWords {
+  const given: GivenOption[] = [];
+  const kernel = new Map<string, string | null>();
+  const take = (word: string): void => {
+    for (const implied of IMPLIED_WORDS[word] ?? []) take(implied);
+    if (word in IMPLIED_WORDS || IGNORED_WORDS.has(word) || /^(?:x-|X-|comment=)/.test(word)) return;
+    if (word === "rw") {
+      given.push({ name: "ro", text: "false", source: "-o rw" });
+      return;
+    }
+    const pair = Object.entries(KERNEL_WORDS).find(([, words]) => word in words);
+    if (pair !== undefined) {
+      kernel.set(pair[0], pair[1][word] ?? null);
+      return;
+    }
+    const equals = word.indexOf("=");
+    const option = findOption(equals < 0 ? word : word.slice(0, equals));
+    if (option === undefined) {
+      if (sloppy) return;
+      throw new ConfigError(`-o ${word}: unknown mount option; see: kiseki mount --help`);
+    }
+    if (equals < 0 && option.value !== undefined) throw new ConfigError(`-o ${word}: expected ${word}=${option.value}`);
+    given.push({ name: option.name, text: equals < 0 ? "true" : word.slice(equals + 1), source: `-o ${option.name}` });
+  };
+  for (const text of texts) for (const word of splitWords(text)) take(word);
+  return { given, kernelFlags: [...kernel.values()].filter((flag) => flag !== null) };
+}
+
+/** The options that environment variables give. An empty variable counts as not set. */
+export function mountOptionsOfEnvironment(env: Record<string, string | undefined>): GivenOption[] {
+  return MOUNT_OPTIONS.flatMap((option: MountOption & { name: MountOptionName }) => {
+    const text = option.env === undefined ? undefined : env[option.env];
+    return option.env === undefined || text === undefined || text === "" ? [] : [{ name: option.name, text, source: option.env }];
+  });
+}
