@@ -5,6 +5,7 @@
  * Errors of other layers are told apart by their `name`, not by instanceof: importing their classes would load TLS,
  * cryptography and libfuse for `kiseki --version`.
  */
+import { CommanderError } from "commander";
 import type { NodeError, TransportError } from "../protocol/errors.ts";
 
 /** Exit statuses, documented in README.md. */
@@ -74,7 +75,7 @@ function nodeFailure(error: NodeError): Failure {
 }
 
 /** commander's own errors: wrong usage, or help and version, which it has printed already. */
-function commanderFailure(error: Error & { exitCode: number }): Failure {
+function commanderFailure(error: CommanderError): Failure {
   return { exitStatus: error.exitCode === 0 ? ExitStatus.ok : ExitStatus.usage, message: "" };
 }
 
@@ -90,14 +91,13 @@ function systemFailure(error: NodeJS.ErrnoException): Failure {
 /** What to tell the user about `error`, whatever it is. An empty message: all has been said. */
 export function failureOf(error: unknown): Failure {
   if (!(error instanceof Error)) return { exitStatus: ExitStatus.failure, message: `internal error: ${String(error)}` };
+  // By class: commander takes its errors' names from its classes, which minifying renames.
+  if (error instanceof CommanderError) return commanderFailure(error);
   switch (error.name) {
     case "CliError":
       return { exitStatus: (error as CliError).exitStatus, message: error.message };
     case "ConfigError":
       return { exitStatus: ExitStatus.usage, message: error.message };
-    case "CommanderError":
-    case "InvalidArgumentError":
-      return commanderFailure(error as Error & { exitCode: number });
     case "TransportError":
       return transportFailure(error as TransportError);
     case "NodeError":
