@@ -6,6 +6,7 @@
  * cryptography and libfuse for `kiseki --version`.
  */
 import { CommanderError } from "commander";
+import type { MountError } from "../mount/mount-error.ts";
 import type { NodeError, TransportError } from "../protocol/errors.ts";
 
 /** Exit statuses, documented in README.md. */
@@ -102,8 +103,9 @@ export function failureOf(error: unknown): Failure {
       return transportFailure(error as TransportError);
     case "NodeError":
       return nodeFailure(error as NodeError);
-    case "CredentialsError":
     case "MountError":
+      return { exitStatus: (error as MountError).kind === "option" ? ExitStatus.usage : ExitStatus.failure, message: error.message };
+    case "CredentialsError":
       return { exitStatus: ExitStatus.failure, message: error.message };
   }
   if (isSystemError(error)) return systemFailure(error);

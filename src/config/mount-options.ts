@@ -102,23 +102,32 @@ export interface MountWords {
   readonly kernelFlags: readonly string[];
 }
 
-/** Pairs of mount(8) words of which the later one counts; the value is what to pass on. */
-const KERNEL_WORDS: Record<string, Record<string, string | null>> = {
-  dev: { dev: null, nodev: "nodev" },
-  suid: { suid: null, nosuid: "nosuid" },
-  exec: { exec: null, noexec: "noexec" },
+/** Words of mount(8) for the kernel: of those about the same thing the last one counts. */
+const KERNEL_WORDS = new Map<string, { readonly about: string; readonly flag: string | null }>([
+  ["dev", { about: "dev", flag: null }],
+  ["nodev", { about: "dev", flag: "nodev" }],
+  ["suid", { about: "suid", flag: null }],
+  ["nosuid", { about: "suid", flag: "nosuid" }],
+  ["exec", { about: "exec", flag: null }],
+  ["noexec", { about: "exec", flag: "noexec" }],
   // The client never moves atime by itself, so that these only differ in what mount shows.
-  atime: { atime: null, noatime: "noatime", relatime: null, norelatime: null, strictatime: null, nostrictatime: null },
-  diratime: { diratime: null, nodiratime: "nodiratime" },
-};
+  ["atime", { about: "atime", flag: null }],
+  ["noatime", { about: "atime", flag: "noatime" }],
+  ["relatime", { about: "atime", flag: null }],
+  ["norelatime", { about: "atime", flag: null }],
+  ["strictatime", { about: "atime", flag: null }],
+  ["nostrictatime", { about: "atime", flag: null }],
+  ["diratime", { about: "diratime", flag: null }],
+  ["nodiratime", { about: "diratime", flag: "nodiratime" }],
+]);
 /** mount(8): words that imply others. */
-const IMPLIED_WORDS: Record<string, readonly string[]> = {
-  user: ["noexec", "nosuid", "nodev"],
-  users: ["noexec", "nosuid", "nodev"],
-  owner: ["nosuid", "nodev"],
-  group: ["nosuid", "nodev"],
-  defaults: ["rw", "suid", "dev", "exec"],
-};
+const IMPLIED_WORDS = new Map<string, readonly string[]>([
+  ["user", ["noexec", "nosuid", "nodev"]],
+  ["users", ["noexec", "nosuid", "nodev"]],
+  ["owner", ["nosuid", "nodev"]],
+  ["group", ["nosuid", "nodev"]],
+  ["defaults", ["rw", "suid", "dev", "exec"]],
+]);
 /** mount(8): words for fstab and for mount itself, with no meaning for a filesystem. */
 const IGNORED_WORDS = new Set([
   "auto",
@@ -147,15 +156,15 @@ export function parseMountWords(texts: readonly string[], sloppy = false): Mount
   const given: GivenOption[] = [];
   const kernel = new Map<string, string | null>();
   const take = (word: string): void => {
-    for (const implied of IMPLIED_WORDS[word] ?? []) take(implied);
-    if (word in IMPLIED_WORDS || IGNORED_WORDS.has(word) || /^(?:x-|X-|comment=)/.test(word)) return;
+    for (const implied of IMPLIED_WORDS.get(word) ?? []) take(implied);
+    if (IMPLIED_WORDS.has(word) || IGNORED_WORDS.has(word) || /^(?:x-|X-|comment=)/.test(word)) return;
     if (word === "rw") {
       given.push({ name: "ro", text: "false", source: "-o rw" });
       return;
     }
-    const pair = Object.entries(KERNEL_WORDS).find(([, words]) => word in words);
-    if (pair !== undefined) {
-      kernel.set(pair[0], pair[1][word] ?? null);
+    const kernelWord = KERNEL_WORDS.get(word);
+    if (kernelWord !== undefined) {
+      kernel.set(kernelWord.about, kernelWord.flag);
       return;
     }
     const equals = word.indexOf("=");
