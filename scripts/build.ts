@@ -36,6 +36,8 @@ function compile(): void {
       "--compile",
       "--minify",
       "--bytecode",
+      // Errors are logged by the names of their classes.
+      "--keep-names",
       "--format=esm",
       // A binary that runs in any folder must not take settings, or code to preload, from there.
       "--no-compile-autoload-dotenv",
