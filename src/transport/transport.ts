@@ -34,16 +34,21 @@ export interface Connection {
    * Sends the parts in order, after everything sent before. The transport may keep the parts until they are written: do not
    * change them before the returned Promise resolves or an answer has come. Returns undefined while the queue is short; else a
    * Promise that resolves when there is room again (also when the connection closes): wait for it before sending more.
-   * @throws TransportError "closed" when the peer let the queue grow beyond its hard limit, which also closes the connection;
-   *   sending on a closed connection does nothing.
+   * Sending on a closed connection does nothing.
    */
   send(parts: readonly Uint8Array[]): Promise<void> | undefined;
   /** Stops onData; the peer is slowed down by the full socket. Bytes already received may still come. */
   pause(): void;
   resume(): void;
-  /** Writes out what is queued, for a bounded time, and closes. */
+  /** Writes out what is queued, for a bounded time, and closes. No more onData. */
   close(reason: string): void;
+  /** Closes at once: what is queued is dropped, and the memory of the parts is the caller's again. */
+  destroy(reason: string): void;
   readonly closed: boolean;
+  /** Bytes ever given to send(). */
+  readonly acceptedBytes: number;
+  /** Bytes of those that the transport has copied out: parts that end at or before this position may be changed. */
+  readonly writtenBytes: number;
 }
 
 export interface ListenOptions {
