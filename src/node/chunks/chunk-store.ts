@@ -19,8 +19,11 @@ export interface ChunkStore {
   /** `length` bytes from `offset`, fewer at the end. A read of the whole chunk is checked: "damaged" when its bytes have changed. */
   get(id: Uint8Array, offset: number, length: number): Promise<{ bytes: Uint8Array; totalBytes: number }>;
   exists(id: Uint8Array): MaybePromise<boolean>;
-  /** Deletes unless `keep` says otherwise at the last moment, from which on puts of this id wait until it is gone. */
-  delete(id: Uint8Array, keep: () => boolean): Promise<boolean>;
+  /**
+   * Deletes, unless `keep` (told when the chunk was last put) says otherwise. From before it is asked until the chunk is gone or kept,
+   * puts of this id wait, and `exists` says no.
+   */
+  delete(id: Uint8Array, keep: (touchedMs: number) => MaybePromise<boolean>): Promise<boolean>;
   /** All chunks, in no order, part by part. */
   list(): AsyncIterable<ChunkInfo[]>;
   /** @returns what is wrong with the stored chunk, or null */

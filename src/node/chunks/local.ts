@@ -12,6 +12,7 @@ import { join } from "node:path";
 import { NodeError } from "../../protocol/errors.ts";
 import { CHUNK_HEADER_BYTES, CHUNK_ID_BYTES, SEALED_CHUNK_MAX_BYTES, TAG_BYTES } from "../../protocol/limits.ts";
 import { chunkName } from "../engines/chunk-list.ts";
+import type { MaybePromise } from "../engines/engine.ts";
 import { toNodeError } from "../engines/sqlite-errors.ts";
 import { syncFolder } from "../engines/wal-sync.ts";
 import type { ChunkInfo, ChunkStore } from "./chunk-store.ts";
@@ -38,6 +39,8 @@ export class LocalChunkStore implements ChunkStore {
   readonly #known = new Set<string>();
   /** Puts and deletes in flight by id: of one id there is one at a time. */
   readonly #busy = new Map<string, Promise<unknown>>();
+  /** Ids whose deletion is being decided or done. */
+  readonly #deleting = new Set<string>();
   #asideCount = 0;
 
   /** Makes both folders (mode 0700); whatever an earlier process left in `aside` is removed. @throws NodeError */
@@ -188,22 +191,26 @@ export class LocalChunkStore implements ChunkStore {
   exists(id: Uint8Array): boolean {
     const name = chunkName(id);
     if (this.#known.has(name)) return true;
-    if (this.#busy.has(name) || !existsSync(this.#path(id))) return false;
+    if (this.#deleting.has(name) || !existsSync(this.#path(id))) return false;
     this.#remember(name);
     return true;
   }
 
-  async delete(id: Uint8Array, keep: () => boolean): Promise<boolean> {
+  async delete(id: Uint8Array, keep: (touchedMs: number) => MaybePromise<boolean>): Promise<boolean> {
     const path = this.#path(id);
     return await this.#alone(id, async () => {
-      if (keep()) return false;
-      this.#known.delete(chunkName(id));
+      const name = chunkName(id);
+      this.#known.delete(name);
+      this.#deleting.add(name);
       try {
+        if (await keep(statSync(path).mtimeMs)) return false;
         await unlink(path);
         return true;
       } catch (error) {
         if (isMissing(error)) return false;
         throw toNodeError(error);
+      } finally {
+        this.#deleting.delete(name);
       }
     });
   }

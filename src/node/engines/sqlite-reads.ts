@@ -5,8 +5,9 @@ import { dentryKey, dentryPrefix, inodeKey, NAME_HASH_BYTES, prefixEnd, regionKe
 import type { RangeAnswer } from "./engine.ts";
 import { type KeyedRecordRow, type RecordRow, recordCrc, type Statements } from "./sqlite-database.ts";
 
-/** Rows asked of SQLite at once: large values are not read far beyond the byte limit. */
-const RANGE_STEP = 64;
+/** Rows asked of SQLite at once, to begin with and at most: large values are not read far beyond the byte limit. */
+const RANGE_STEP_MIN = 16;
+const RANGE_STEP_MAX = 512;
 /** What a record costs in an answer beside its value. */
 const RECORD_OVERHEAD_BYTES = 64;
 
@@ -49,8 +50,8 @@ export class ShardReads {
     const records: RangeAnswer["records"] = [];
     let bytes = 0;
     let at = from;
-    for (;;) {
-      const step = Math.min(RANGE_STEP, limit + 1 - records.length);
+    for (let rowsAtOnce = RANGE_STEP_MIN; ; rowsAtOnce = Math.min(RANGE_STEP_MAX, 2 * rowsAtOnce)) {
+      const step = Math.min(rowsAtOnce, limit + 1 - records.length);
       const rows: KeyedRecordRow[] = to === null ? this.#sql.rangeOpen.all(at, step) : this.#sql.range.all(at, to, step);
       for (const row of rows) {
         // The first record always goes out, or a reader would never get past a large one.
@@ -79,7 +80,7 @@ export class ShardReads {
 
   lookup(key: Uint8Array, region0MaxBytes: number): { dentry: StoredRecord | null; inode: InodeBundle | null } {
     const dentry = this.record(key);
-    return { dentry, inode: dentry === null ? null : this.inode(dentry.link, region0MaxBytes) };
+    return { dentry, inode: dentry === null || dentry.link === 0 ? null : this.inode(dentry.link, region0MaxBytes) };
   }
 
   list(
@@ -97,7 +98,7 @@ export class ShardReads {
     let bytes = 0;
     for (const { key, record } of records) {
       if (entries.length > 0 && bytes >= maxBytes) return { entries, more: true, counters: this.counters(dir) ?? { ...NO_COUNTERS } };
-      const inode = region0MaxBytes === null ? null : this.inode(record.link, region0MaxBytes);
+      const inode = region0MaxBytes === null || record.link === 0 ? null : this.inode(record.link, region0MaxBytes);
       entries.push({ hash: key.subarray(prefix.length, prefix.length + NAME_HASH_BYTES), dentry: record, inode });
       bytes += key.length + record.value.length + RECORD_OVERHEAD_BYTES;
       if (inode !== null) bytes += (inode.attr?.value.length ?? 0) + (inode.region0?.value.length ?? 0) + 2 * RECORD_OVERHEAD_BYTES;

@@ -1,0 +1,200 @@
+/** One client's connection: who it is, and what each operation does. */
+import { NodeError } from "../protocol/errors.ts";
+import { ANSWER_TARGET_BYTES, FRAME_HEADER_MAX_BYTES, LEASE_MS } from "../protocol/limits.ts";
+import { type InodeBundle, type InodeWant, PROTOCOL_VERSION, type RequestOf } from "../protocol/messages.ts";
+import { inodeOfKey } from "../protocol/record-keys.ts";
+import type { ClientOpName, FrameHandler, FrameSession, HandlerTable, MaybePromise, Reply } from "../transport/frame-server.ts";
+import type { Session } from "./session.ts";
+import type { Sessions } from "./sessions.ts";
+import type { Namespace, Tenant } from "./tenant.ts";
+
+/** Records of one `get` together: room is left for what MessagePack adds. */
+const GET_MAX_BYTES = FRAME_HEADER_MAX_BYTES / 2;
+
+const DONE = { answer: {} };
+
+/** Where the connection finds the node. */
+export interface NodeServices {
+  readonly cluster: string;
+  readonly version: string;
+  readonly sessions: Sessions;
+  /** Makes a tenant that was never here. */
+  tenant(name: string): Promise<Tenant>;
+  keys: {
+    keys(tenant: string): { epoch: number; wrapped: Uint8Array }[];
+    addKey(tenant: string, epoch: number, wrapped: Uint8Array): void;
+  };
+}
+
+/** What a connection may do once it has said hello. */
+interface Greeted {
+  readonly tenant: Tenant;
+  /** null on a data connection that came before its session. */
+  session: Session | null;
+  readonly sessionId: Uint8Array;
+}
+
+export class ClientConnection implements FrameHandler {
+  readonly #services: NodeServices;
+  /** From the certificate; an error where that names no tenant. */
+  readonly #tenantName: string | NodeError;
+  #frames: FrameSession | null = null;
+  #greeted: Greeted | null = null;
+  #closed = false;
+  readonly #table: HandlerTable;
+
+  constructor(services: NodeServices, tenantName: string | NodeError) {
+    this.#services = services;
+    this.#tenantName = tenantName;
+    this.#table = this.#operations();
+  }
+
+  attach(frames: FrameSession): void {
+    this.#frames = frames;
+  }
+
+  handle<O extends ClientOpName>(op: O, request: RequestOf<O>, body: Uint8Array, requestId: number): MaybePromise<Reply<O>> {
+    if (this.#tenantName instanceof NodeError) throw this.#tenantName;
+    if (op !== "hello") {
+      if (this.#greeted === null) throw new NodeError("session_lost", "hello first");
+      if (this.#greeted.session !== null) this.#greeted.session.lastHeardMs = performance.now();
+    }
+    return this.#table[op](request, body, requestId);
+  }
+
+  onClose(): void {
+    this.#closed = true;
+    const session = this.#greeted?.session ?? null;
+    if (session !== null && this.#frames !== null) this.#services.sessions.disconnected(session, this.#frames);
+  }
+
+  get #tenant(): Tenant {
+    if (this.#greeted === null) throw new NodeError("session_lost", "hello first");
+    return this.#greeted.tenant;
+  }
+
+  /** @throws NodeError "session_lost" where the session has ended, or this connection never had one */
+  get #session(): Session {
+    const session = this.#greeted?.session ?? null;
+    if (session === null || session.ended) throw new NodeError("session_lost", "the session has ended: hello first");
+    return session;
+  }
+
+  #grant(namespace: Namespace, ino: number): boolean {
+    return ino !== 0 && namespace.leases.grant(this.#session, ino);
+  }
+
+  /** Leases are granted in the turn of the read, so that no change comes between. */
+  #lease(namespace: Namespace, inode: InodeBundle | null, want: InodeWant): InodeBundle | null {
+    if (inode !== null && want.lease) inode.leased = this.#grant(namespace, inode.ino);
+    return inode;
+  }
+
+  async #hello(request: RequestOf<"hello">): Promise<Reply<"hello">> {
+    const { protocol, sessionId, role } = request;
+    if (protocol !== PROTOCOL_VERSION) {
+      throw new NodeError(
+        "bad_request",
+        `this node speaks protocol ${PROTOCOL_VERSION}, the client ${protocol}: use the same version of kiseki`,
+      );
+    }
+    const frames = this.#frames;
+    if (frames === null || this.#tenantName instanceof NodeError) throw new NodeError("not_authorized");
+    if (this.#greeted !== null) throw new NodeError("bad_request", "hello was said already");
+    const tenant = await this.#services.tenant(this.#tenantName);
+    if (this.#closed) throw new NodeError("session_lost", "the connection is closed");
+    const { session, resumed } = this.#services.sessions.hello(sessionId, tenant.name, role, frames);
+    this.#greeted = { tenant, session, sessionId: sessionId.slice() };
+    return {
+      answer: { nodeVersion: this.#services.version, cluster: this.#services.cluster, tenant: tenant.name, leaseMs: LEASE_MS, resumed },
+    };
+  }
+
+  #operations(): HandlerTable {
+    return {
+      hello: (request) => this.#hello(request),
+      ping: () => DONE,
+      bye: async () => {
+        await this.#services.sessions.end(this.#session);
+        return DONE;
+      },
+
+      keyList: () => ({ answer: { keys: this.#services.keys.keys(this.#tenant.name) } }),
+      keyPut: ({ epoch, wrapped }) => {
+        this.#services.keys.addKey(this.#tenant.name, epoch, wrapped);
+        return DONE;
+      },
+
+      namespaceList: () => ({ answer: { names: this.#tenant.names() } }),
+      namespaceCreate: async ({ name }) => {
+        await this.#tenant.createNamespace(name);
+        return DONE;
+      },
+      namespaceDelete: async ({ name, force }) => {
+        await this.#tenant.deleteNamespace(name, force);
+        return DONE;
+      },
+      statfs: ({ ns }) => {
+        const { shard } = this.#tenant.namespace(ns);
+        return { answer: { ...this.#tenant.chunks.space(), inodes: shard.inodeCount } };
+      },
+
+      inoGrant: async ({ ns, count }) => ({ answer: await this.#tenant.namespace(ns).shard.grantInos(count) }),
+      get: ({ ns, keys }) =>
+        then(this.#tenant.namespace(ns).shard.get(keys), (records) => {
+          const bytes = records.reduce((sum, record) => sum + (record?.value.length ?? 0), 0);
+          if (bytes > GET_MAX_BYTES) throw new NodeError("bad_request", `these records have ${bytes} bytes: ask for fewer at once`);
+          return { answer: { records } };
+        }),
+      inode: ({ ns, ino, want }) => {
+        const namespace = this.#tenant.namespace(ns);
+        return then(namespace.shard.inode(ino, want.region0MaxBytes), (inode) => {
+          if (want.lease) inode.leased = this.#grant(namespace, ino);
+          return { answer: { inode } };
+        });
+      },
+      lookup: ({ ns, key, want, leaseParent }) => {
+        const namespace = this.#tenant.namespace(ns);
+        return then(namespace.shard.lookup(key, want.region0MaxBytes), ({ dentry, inode }) => {
+          const parentLeased = leaseParent && this.#grant(namespace, inodeOfKey(key));
+          return { answer: { dentry, inode: this.#lease(namespace, inode, want), parentLeased } };
+        });
+      },
+      list: ({ ns, dir, after, limit, inodes, want, leaseDir }) => {
+        const namespace = this.#tenant.namespace(ns);
+        const listed = namespace.shard.list(dir, after, limit, ANSWER_TARGET_BYTES, inodes ? want.region0MaxBytes : null);
+        return then(listed, ({ entries, more, counters }) => {
+          for (const { inode } of entries) this.#lease(namespace, inode, want);
+          return { answer: { entries, more, counters, dirLeased: leaseDir && this.#grant(namespace, dir) } };
+        });
+      },
+      range: ({ ns, from, to, limit }) =>
+        then(this.#tenant.namespace(ns).shard.range(from, to.length === 0 ? null : to, limit, ANSWER_TARGET_BYTES), (answer) => ({
+          answer,
+        })),
+
+      commit: async ({ ns, delta }) => {
+        const session = this.#session;
+        const tenant = this.#tenant;
+        return { answer: await tenant.commit(tenant.namespace(ns), { id: session.id, session }, delta) };
+      },
+      sync: async ({ ns }) => ({ answer: { seq: await this.#tenant.namespace(ns).shard.sync() } }),
+      leaseRelease: ({ ns, inos }) => {
+        const { leases } = this.#tenant.namespace(ns);
+        for (const ino of inos) leases.release(this.#session, ino);
+        return DONE;
+      },
+
+      chunkPut: async ({ id }, body) => ({ answer: await this.#tenant.chunks.put(id, body) }),
+      chunkGet: async ({ id, offset, length }) => {
+        const { bytes, totalBytes } = await this.#tenant.chunks.get(id, offset, length);
+        return { answer: { totalBytes }, body: [bytes] };
+      },
+    };
+  }
+}
+
+/** Stays in this turn where the value is there already. */
+function then<T, R>(value: MaybePromise<T>, next: (value: T) => R): MaybePromise<R> {
+  return value instanceof Promise ? value.then(next) : next(value);
+}

@@ -1,0 +1,185 @@
+/** The storage node: takes the data folder, listens, brings connections together with tenants, and stops in order. */
+import { existsSync } from "node:fs";
+import { hostname } from "node:os";
+import { join } from "node:path";
+import { ensureCluster } from "../pki/cluster.ts";
+import { NodeError } from "../protocol/errors.ts";
+import { SESSION_TIMEOUT_MS } from "../protocol/limits.ts";
+import { type FrameSession, serveFrames } from "../transport/frame-server.ts";
+import type { Connection, Listener, Transport } from "../transport/transport.ts";
+import { tenantOfPeer } from "./authorization.ts";
+import { LocalChunkStore } from "./chunks/local.ts";
+import { ClientConnection, type NodeServices } from "./client-connection.ts";
+import { Collector, GC_GRACE_DEFAULT_MS } from "./collector.ts";
+import { DataFolder } from "./data-folder.ts";
+import { DEFAULT_NAMESPACE } from "./engines/engine.ts";
+import { SqliteEngine } from "./engines/sqlite.ts";
+import { NodeDatabase } from "./node-database.ts";
+import { Sessions } from "./sessions.ts";
+import { Tenant } from "./tenant.ts";
+
+/** Requests in flight may take this long when the node stops. */
+const DRAIN_MS = 10_000;
+
+export interface NodeLogger {
+  debug(fields: object, message: string): void;
+  info(fields: object, message: string): void;
+  warn(fields: object, message: string): void;
+  error(fields: object, message: string): void;
+}
+
+export interface StorageNodeOptions {
+  readonly dataDir: string;
+  readonly host: string;
+  /** 0: any free one, see StorageNode.port. */
+  readonly port: number;
+  readonly version: string;
+  readonly transport: Transport;
+  readonly logger: NodeLogger;
+  readonly gcGraceMs?: number;
+  readonly sessionTimeoutMs?: number;
+}
+
+export class StorageNode implements NodeServices {
+  readonly cluster: string;
+  readonly version: string;
+  readonly sessions: Sessions;
+  readonly keys: NodeDatabase;
+  readonly collector: Collector;
+  readonly #folder: DataFolder;
+  readonly #engine: SqliteEngine;
+  readonly #tenants: Map<string, Tenant>;
+  readonly #arriving = new Map<string, Promise<Tenant>>();
+  readonly #connections = new Set<FrameSession>();
+  readonly #logger: NodeLogger;
+  #listener: Listener | null = null;
+
+  private constructor(
+    options: StorageNodeOptions,
+    folder: DataFolder,
+    cluster: string,
+    database: NodeDatabase,
+    engine: SqliteEngine,
+    tenants: Map<string, Tenant>,
+  ) {
+    this.cluster = cluster;
+    this.version = options.version;
+    this.#logger = options.logger;
+    this.#folder = folder;
+    this.#engine = engine;
+    this.#tenants = tenants;
+    this.keys = database;
+    this.sessions = new Sessions(database, tenants, options.logger, options.sessionTimeoutMs ?? SESSION_TIMEOUT_MS);
+    this.collector = new Collector(tenants, options.gcGraceMs ?? GC_GRACE_DEFAULT_MS, options.logger);
+  }
+
+  /**
+   * Starts serving; makes the data folder the first time.
+   * @throws Error, one line: the folder is in use or not ours, the address is taken
+   */
+  static async start(options: StorageNodeOptions): Promise<StorageNode> {
+    const folder = new DataFolder(options.dataDir);
+    folder.prepare();
+    const database = new NodeDatabase(folder.database);
+    const engine = new SqliteEngine(folder.tenants);
+    try {
+      const { cluster, tls } = await ensureCluster(folder.pki, hostname());
+      const tenants = await openTenants(folder, engine);
+      const node = new StorageNode(options, folder, cluster, database, engine, tenants);
+      await node.sessions.load();
+      node.#listener = await options.transport.listen(
+        {
+          host: options.host,
+          port: options.port,
+          tls,
+          onRejected: (remoteAddress, reason) => options.logger.info({ remoteAddress, reason }, "peer turned away"),
+        },
+        (connection) => node.#accept(connection),
+      );
+      node.collector.start();
+      folder.announce(`${options.host.includes(":") ? `[${options.host}]` : options.host}:${node.port}`);
+      return node;
+    } catch (error) {
+      await engine.close();
+      database.close();
+      throw error;
+    }
+  }
+
+  get port(): number {
+    return this.#listener?.port ?? 0;
+  }
+
+  #accept(connection: Connection): void {
+    let tenant: string | NodeError;
+    try {
+      tenant = tenantOfPeer(connection.peer, this.cluster);
+    } catch (error) {
+      tenant = error instanceof NodeError ? error : new NodeError("not_authorized");
+      this.#logger.warn({ remoteAddress: connection.remoteAddress, serial: connection.peer.serial }, "peer without a tenant");
+    }
+    const handler = new ClientConnection(this, tenant);
+    const frames: FrameSession = serveFrames(
+      connection,
+      {
+        handle: (op, request, body, requestId) => handler.handle(op, request, body, requestId),
+        onClose: (reason) => {
+          this.#connections.delete(frames);
+          handler.onClose();
+          this.#logger.debug({ remoteAddress: connection.remoteAddress, reason }, "connection closed");
+        },
+      },
+      this.#logger,
+    );
+    handler.attach(frames);
+    this.#connections.add(frames);
+  }
+
+  /** The tenant's data; made, with its first namespace, when the tenant comes for the first time. */
+  async tenant(name: string): Promise<Tenant> {
+    const known = this.#tenants.get(name);
+    if (known !== undefined) return known;
+    const arriving = this.#arriving.get(name);
+    if (arriving !== undefined) return await arriving;
+    const opening = this.#welcome(name).finally(() => this.#arriving.delete(name));
+    this.#arriving.set(name, opening);
+    return await opening;
+  }
+
+  async #welcome(name: string): Promise<Tenant> {
+    const tenant = new Tenant(name, this.#engine, new LocalChunkStore(this.#folder.chunks(name), this.#folder.aside(name)));
+    await tenant.createNamespace(DEFAULT_NAMESPACE);
+    this.#tenants.set(name, tenant);
+    this.#logger.info({ tenant: name }, "new tenant");
+    return tenant;
+  }
+
+  /** Stops accepting, finishes requests in flight (for a bounded time), writes everything down. */
+  async stop(): Promise<void> {
+    this.#listener?.close();
+    this.#folder.announce(null);
+    const drained = Promise.all([...this.#connections].map((connection) => connection.drain()));
+    const late = Promise.withResolvers<void>();
+    const timer = setTimeout(late.resolve, DRAIN_MS);
+    await Promise.race([drained, late.promise]);
+    clearTimeout(timer);
+    await this.collector.stop();
+    for (const connection of this.#connections) connection.close("the node stops");
+    this.sessions.close();
+    await this.#engine.close();
+    this.keys.close();
+  }
+}
+
+/** All tenants that have data in the folder. */
+export async function openTenants(folder: DataFolder, engine: SqliteEngine): Promise<Map<string, Tenant>> {
+  const tenants = new Map<string, Tenant>();
+  for (const name of folder.tenantNames()) {
+    // Made by a first contact that did not get further than its folder: as good as never here.
+    if (!existsSync(join(folder.tenants, name, "namespaces"))) continue;
+    const tenant = new Tenant(name, engine, new LocalChunkStore(folder.chunks(name), folder.aside(name)));
+    await tenant.load();
+    tenants.set(name, tenant);
+  }
+  return tenants;
+}

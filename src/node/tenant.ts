@@ -1,0 +1,142 @@
+/** One tenant on the node: its namespaces, its chunks, and the rules by which deltas get into them. */
+import { NodeError } from "../protocol/errors.ts";
+import { NAMESPACE_NAME_PATTERN, NAMESPACES_MAX, ROOT_INO } from "../protocol/limits.ts";
+import type { CommitResult, Delta } from "../protocol/messages.ts";
+import type { ChunkStore } from "./chunks/chunk-store.ts";
+import { chunkName } from "./engines/chunk-list.ts";
+import type { MetadataEngine, Shard } from "./engines/engine.ts";
+import { inosOfDelta } from "./engines/touched-inos.ts";
+import { NamespaceLeases } from "./leases.ts";
+import type { Session } from "./session.ts";
+
+export interface Namespace {
+  readonly name: string;
+  readonly shard: Shard;
+  readonly leases: NamespaceLeases<Session>;
+}
+
+/** Who commits: a client's session, or the node itself when it cleans up after one. */
+export interface Committer {
+  readonly id: Uint8Array;
+  /** Whose leases the delta leaves alone. */
+  readonly session: Session | null;
+}
+
+export class Tenant {
+  readonly name: string;
+  readonly chunks: ChunkStore;
+  readonly #engine: MetadataEngine;
+  readonly #namespaces = new Map<string, Namespace>();
+  /** Chunks that deltas on their way refer to, with the number of these: not to be collected. */
+  readonly #pinned = new Map<string, number>();
+  /** Until then the leases of the node's previous run may live on in clients, and commits wait. */
+  #grace: Promise<void> | null = null;
+
+  constructor(name: string, engine: MetadataEngine, chunks: ChunkStore) {
+    this.name = name;
+    this.#engine = engine;
+    this.chunks = chunks;
+  }
+
+  /** Opens the namespaces that exist. */
+  async load(): Promise<void> {
+    for (const name of this.#engine.list(this.name)) await this.#open(name);
+  }
+
+  async #open(name: string): Promise<Namespace> {
+    const shard = await this.#engine.open(this.name, name);
+    const namespace = { name, shard, leases: new NamespaceLeases<Session>(name) };
+    this.#namespaces.set(name, namespace);
+    return namespace;
+  }
+
+  namespaces(): Namespace[] {
+    return [...this.#namespaces.values()];
+  }
+
+  names(): string[] {
+    return [...this.#namespaces.keys()].sort();
+  }
+
+  /** @throws NodeError "not_found" */
+  namespace(name: string): Namespace {
+    const namespace = this.#namespaces.get(name);
+    if (namespace === undefined) throw new NodeError("not_found", `no namespace ${name}`);
+    return namespace;
+  }
+
+  async createNamespace(name: string): Promise<void> {
+    if (!NAMESPACE_NAME_PATTERN.test(name)) throw new NodeError("bad_request", "not a namespace name");
+    if (this.#namespaces.has(name)) throw new NodeError("exists", `namespace ${name} exists`);
+    if (this.#namespaces.size >= NAMESPACES_MAX) throw new NodeError("bad_request", `a tenant has at most ${NAMESPACES_MAX} namespaces`);
+    await this.#open(name);
+  }
+
+  async deleteNamespace(name: string, force: boolean): Promise<void> {
+    const { shard, leases } = this.namespace(name);
+    if (!force) {
+      const { entries } = await shard.list(ROOT_INO, new Uint8Array(0), 1, 1, null);
+      if (entries.length > 0) throw new NodeError("not_empty", `namespace ${name} is not empty`);
+    }
+    this.#namespaces.delete(name);
+    await this.#engine.delete(this.name, name);
+    await leases.touch(null, leases.inos());
+  }
+
+  /** Commits wait for `over`. */
+  startGrace(over: Promise<void>): void {
+    this.#grace = over.then(() => {
+      this.#grace = null;
+    });
+  }
+
+  async commit(namespace: Namespace, by: Committer, delta: Delta): Promise<CommitResult> {
+    if (this.#grace !== null) await this.#grace;
+    const unpin = delta.puts.some((put) => put.chunks.length > 0) ? await this.#pinChunks(namespace.shard, delta) : null;
+    try {
+      let wait: Promise<unknown> | null = null;
+      const outcome = await namespace.shard.commit({
+        session: by.id,
+        delta,
+        onApplied: () => {
+          wait = namespace.leases.touch(by.session, inosOfDelta(delta));
+          if (by.session !== null) for (const ino of delta.leases) namespace.leases.grant(by.session, ino);
+        },
+      });
+      if (!outcome.ok) return outcome;
+      if (wait !== null) await wait;
+      // While we waited, another session's delta may have ended a lease that this one was granted.
+      const session = by.session;
+      const leased = session === null ? [] : delta.leases.filter((ino) => namespace.leases.holds(session, ino));
+      return { ...outcome, leased };
+    } finally {
+      unpin?.();
+    }
+  }
+
+  /** @throws NodeError "missing_chunk" @returns what lets go of them */
+  async #pinChunks(shard: Shard, delta: Delta): Promise<() => void> {
+    const names = delta.puts.flatMap((put) => put.chunks.map(chunkName));
+    for (const name of names) this.#pinned.set(name, (this.#pinned.get(name) ?? 0) + 1);
+    const unpin = () => {
+      for (const name of names) {
+        const count = this.#pinned.get(name) ?? 0;
+        if (count > 1) this.#pinned.set(name, count - 1);
+        else this.#pinned.delete(name);
+      }
+    };
+    try {
+      for (const id of await shard.newChunks(delta.puts)) {
+        if (!(await this.chunks.exists(id))) throw new NodeError("missing_chunk", `no chunk ${id.toHex()}: put it before the delta`);
+      }
+      return unpin;
+    } catch (error) {
+      unpin();
+      throw error;
+    }
+  }
+
+  isPinned(id: Uint8Array): boolean {
+    return this.#pinned.has(chunkName(id));
+  }
+}

@@ -1,0 +1,198 @@
+/**
+ * The folder of a cluster's keys, DIR/pki (0700), with files of mode 0600:
+ *
+ *     cluster              the cluster's name, one line: random, the trust domain of its certificates
+ *     ca.crt  ca.key       who has the key can make tenants and nodes
+ *     node.crt  node.key   of the node on this host
+ *     tenants/<name>.json  what was issued: { version, tenant, serial, created, expires }
+ *
+ * `kiseki tenant create` needs this folder only, no running node.
+ */
+import {
+  closeSync,
+  existsSync,
+  fsyncSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeSync,
+} from "node:fs";
+import { networkInterfaces } from "node:os";
+import { dirname, join } from "node:path";
+import { z } from "zod";
+import { TENANT_NAME_PATTERN } from "../protocol/limits.ts";
+import type { TlsIdentity } from "../transport/transport.ts";
+import { type CertificateAndKey, describeCertificate, issueNode, issueTenant, makeCa } from "./certificates.ts";
+
+const NODE_DAYS = 825;
+const DAY_MS = 86_400_000;
+/** A node certificate with less than this left is made anew when the node starts. */
+const NODE_RENEW_MS = 90 * DAY_MS;
+/** Bits of st_mode that let group or others do anything. */
+const MODE_OTHERS = 0o077;
+
+const tenantRecordSchema = z.object({
+  version: z.literal(1),
+  tenant: z.string().regex(TENANT_NAME_PATTERN),
+  serial: z.string(),
+  created: z.iso.datetime(),
+  expires: z.iso.datetime(),
+});
+
+/** What was issued to a tenant. */
+export type TenantRecord = z.infer<typeof tenantRecordSchema>;
+
+/** The folder is missing, damaged, or does not allow what was asked. One line, with the remedy. */
+export class PkiError extends Error {
+  override readonly name = "PkiError";
+}
+
+function syncPath(path: string): void {
+  const fd = openSync(path, "r");
+  try {
+    fsyncSync(fd);
+  } finally {
+    closeSync(fd);
+  }
+}
+
+/** A new file, on disk when this returns; it and its name survive power loss. */
+function writeNew(path: string, text: string): void {
+  const fd = openSync(path, "wx", 0o600);
+  try {
+    writeSync(fd, text);
+    fsyncSync(fd);
+  } finally {
+    closeSync(fd);
+  }
+  syncPath(dirname(path));
+}
+
+function read(path: string): string {
+  try {
+    return readFileSync(path, "utf8");
+  } catch (error) {
+    const code = error instanceof Error && "code" in error ? error.code : "";
+    if (code === "ENOENT" || code === "ENOTDIR") {
+      throw new PkiError(`${path}: no such file; give the pki folder of a storage node's data folder (made by kiseki serve)`, {
+        cause: error,
+      });
+    }
+    if (code === "EACCES") throw new PkiError(`${path}: permission denied; run as the user that runs the storage node`, { cause: error });
+    throw error;
+  }
+}
+
+export function readCluster(folder: string): { cluster: string; ca: CertificateAndKey } {
+  const cluster = read(join(folder, "cluster")).trim();
+  if ((statSync(folder).mode & MODE_OTHERS) !== 0) {
+    throw new PkiError(`${folder}: group or others may look into this folder, which holds the CA's key; run: chmod 700 ${folder}`);
+  }
+  return { cluster, ca: { cert: read(join(folder, "ca.crt")), key: read(join(folder, "ca.key")) } };
+}
+
+function hostsOf(hostname: string): string[] {
+  const addresses = Object.values(networkInterfaces()).flatMap((list) => list?.map(({ address }) => address) ?? []);
+  return ["localhost", hostname, "127.0.0.1", "::1", ...addresses.filter((address) => !address.startsWith("fe80:"))];
+}
+
+async function makeCluster(folder: string): Promise<void> {
+  const cluster = `kiseki-${crypto.getRandomValues(new Uint8Array(8)).toHex()}`;
+  const ca = await makeCa(cluster);
+  const aside = `${folder}.new`;
+  rmSync(aside, { recursive: true, force: true });
+  mkdirSync(join(aside, "tenants"), { recursive: true, mode: 0o700 });
+  writeNew(join(aside, "ca.key"), ca.key);
+  writeNew(join(aside, "ca.crt"), ca.cert);
+  writeNew(join(aside, "cluster"), `${cluster}\n`);
+  renameSync(aside, folder);
+  syncPath(dirname(folder));
+}
+
+async function makeNodeCertificate(folder: string, hostname: string): Promise<void> {
+  const { cluster, ca } = readCluster(folder);
+  const { cert, key } = await issueNode(ca, cluster, hostname, hostsOf(hostname), NODE_DAYS);
+  for (const [name, text] of [
+    ["node.key", key],
+    ["node.crt", cert],
+  ] as const) {
+    rmSync(join(folder, `${name}.new`), { force: true });
+    writeNew(join(folder, `${name}.new`), text);
+  }
+  // A crash between the two is healed by the next start: see nodeCertificateFits.
+  renameSync(join(folder, "node.key.new"), join(folder, "node.key"));
+  renameSync(join(folder, "node.crt.new"), join(folder, "node.crt"));
+  syncPath(folder);
+}
+
+function nodeCertificateFits(folder: string): boolean {
+  const [cert, key] = [join(folder, "node.crt"), join(folder, "node.key")];
+  if (!existsSync(cert) || !existsSync(key) || existsSync(`${cert}.new`)) return false;
+  return describeCertificate(read(cert)).notAfter.getTime() - Date.now() > NODE_RENEW_MS;
+}
+
+/** The cluster of this folder and the node's identity; what is missing or about to expire is made. @throws PkiError */
+export async function ensureCluster(folder: string, hostname: string): Promise<{ cluster: string; tls: TlsIdentity }> {
+  if (!existsSync(folder)) await makeCluster(folder);
+  const { cluster, ca } = readCluster(folder);
+  if (!nodeCertificateFits(folder)) await makeNodeCertificate(folder, hostname);
+  return { cluster, tls: { ca: ca.cert, cert: read(join(folder, "node.crt")), key: read(join(folder, "node.key")) } };
+}
+
+/** What a new tenant's credentials need, PEM texts. */
+export interface IssuedTenant extends CertificateAndKey {
+  readonly cluster: string;
+  readonly tenant: string;
+  readonly ca: string;
+  /** Writes down that it was issued: call it when the credentials are safe. @throws PkiError where the tenant exists */
+  record(): void;
+}
+
+/**
+ * Makes a certificate for a new tenant.
+ * @throws PkiError: bad name, known already (a second KEK could not open what the first has sealed)
+ */
+export async function createTenant(folder: string, tenant: string, days: number): Promise<IssuedTenant> {
+  if (!TENANT_NAME_PATTERN.test(tenant)) {
+    throw new PkiError(`${tenant}: not a tenant name; use 1 to 64 of a-z, 0-9, ".", "_", "-", beginning and ending with a letter or digit`);
+  }
+  const { cluster, ca } = readCluster(folder);
+  const path = join(folder, "tenants", `${tenant}.json`);
+  const exists = `tenant ${tenant} exists already: its data can only be opened with the credentials file made then`;
+  if (existsSync(path)) throw new PkiError(exists);
+  const { cert, key } = await issueTenant(ca, cluster, tenant, days);
+  const { notAfter, serial } = describeCertificate(cert);
+  const record: TenantRecord = { version: 1, tenant, serial, created: new Date().toISOString(), expires: notAfter.toISOString() };
+  return {
+    cluster,
+    tenant,
+    ca: ca.cert,
+    cert,
+    key,
+    record: () => {
+      try {
+        writeNew(path, `${JSON.stringify(record, null, 2)}\n`);
+      } catch (error) {
+        if (error instanceof Error && "code" in error && error.code === "EEXIST") throw new PkiError(exists, { cause: error });
+        throw error;
+      }
+    },
+  };
+}
+
+/** Tenants that were created here, by name. @throws PkiError */
+export function listTenants(folder: string): TenantRecord[] {
+  readCluster(folder);
+  return readdirSync(join(folder, "tenants"))
+    .filter((name) => name.endsWith(".json"))
+    .sort()
+    .map((name) => {
+      const parsed = tenantRecordSchema.safeParse(JSON.parse(read(join(folder, "tenants", name))));
+      if (!parsed.success) throw new PkiError(`${join(folder, "tenants", name)}: not a tenant's record`);
+      return parsed.data;
+    });
+}
