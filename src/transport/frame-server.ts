@@ -2,7 +2,10 @@
  * The server's end of one connection: frames in, requests to a handler, answers or errors out, in whatever order they are done.
  * Knows nothing of tenants, shards or chunks.
  */
-import { NodeError } from "../protocol/errors.ts";
+import { decodeAnswer, decodeError, decodeRequest, encodeAnswerFrame, encodeErrorFrame, encodeRequestFrame } from "../protocol/codec.ts";
+import { NodeError, ProtocolError, TransportError } from "../protocol/errors.ts";
+import { type Frame, FrameDecoder, REQUEST_ID_MAX } from "../protocol/frame.ts";
+import { CHUNK_MAX_BYTES, IN_FLIGHT_MAX } from "../protocol/limits.ts";
 import type { AnswerOf, OpName, RequestOf } from "../protocol/messages.ts";
 import type { Connection } from "./transport.ts";
 
@@ -52,10 +55,223 @@ export interface FrameSession {
   close(reason: string): void;
 }
 
+/** Bodies of the requests in flight on one connection, received or asked for: 16 whole chunks keep any link busy. */
+const IN_FLIGHT_BODIES_MAX_BYTES = 16 * CHUNK_MAX_BYTES;
+
+interface Call {
+  resolve: (answer: AnswerOf<"recall">) => void;
+  reject: (error: Error) => void;
+  timer: ReturnType<typeof setTimeout>;
+}
+
 /** Serves frames on a connection that the transport has just brought. Call it inside onConnection. */
 export function serveFrames(connection: Connection, handler: FrameHandler, logger?: FrameServerLogger): FrameSession {
-  void connection;
-  void handler;
-  void logger;
-  throw new NodeError("io", "not there yet");
+  return new FrameServer(connection, handler, logger);
+}
+
+class FrameServer implements FrameSession {
+  readonly connection: Connection;
+  readonly #handler: FrameHandler;
+  readonly #logger: FrameServerLogger | undefined;
+  readonly #decoder: FrameDecoder;
+  #inFlight = 0;
+  #bodiesBytes = 0;
+  /** Requests that were in the pieces already read when a limit was reached; reading is paused while there are any. */
+  #waiting: Frame[] = [];
+  /** The peer does not take its answers fast enough. */
+  #congested = false;
+  #paused = false;
+  #starting = false;
+  #draining: { promise: Promise<void>; resolve: () => void } | null = null;
+  #closed = false;
+  #lastCallId = 0;
+  readonly #calls = new Map<number, Call>();
+
+  constructor(connection: Connection, handler: FrameHandler, logger: FrameServerLogger | undefined) {
+    this.connection = connection;
+    this.#handler = handler;
+    this.#logger = logger;
+    this.#decoder = new FrameDecoder({ side: "node", onFrame: (frame) => this.#received(frame) });
+    connection.onData = (bytes) => this.#push(bytes);
+    connection.onClose = (reason) => this.#onClose(reason);
+  }
+
+  get inFlight(): number {
+    return this.#inFlight;
+  }
+
+  call<O extends "recall">(op: O, request: RequestOf<O>, timeoutMs: number): Promise<AnswerOf<O>> {
+    if (this.#closed) return Promise.reject(new TransportError("closed", "the connection is closed"));
+    const id = this.#lastCallId === REQUEST_ID_MAX ? 1 : this.#lastCallId + 1;
+    this.#lastCallId = id;
+    const parts = encodeRequestFrame(op, id, request);
+    return new Promise((resolve, reject) => {
+      const timer = setTimeout(() => {
+        this.#calls.delete(id);
+        reject(new TransportError("timeout", `${op}: no answer within ${timeoutMs} ms`));
+      }, timeoutMs);
+      this.#calls.set(id, { resolve, reject, timer });
+      this.connection.send(parts);
+    });
+  }
+
+  drain(): Promise<void> {
+    if (this.#draining === null) {
+      this.#draining = Promise.withResolvers<void>();
+      this.#startWaiting();
+      if (this.#inFlight === 0) this.#draining.resolve();
+    }
+    return this.#draining.promise;
+  }
+
+  close(reason: string): void {
+    this.#closed = true;
+    this.connection.close(reason);
+  }
+
+  #push(bytes: Uint8Array): void {
+    if (this.#closed) return;
+    try {
+      this.#decoder.push(bytes);
+    } catch (error) {
+      this.#refuse(error);
+    }
+  }
+
+  /** The connection ends because of what the peer sent. It is told why, in an answer to no request (id 0). */
+  #refuse(error: unknown): void {
+    const reason = error instanceof ProtocolError ? error.message : "internal error";
+    const fields = { remote: this.connection.remoteAddress, peer: this.connection.peer.sanUris, reason };
+    if (error instanceof ProtocolError) this.#logger?.warn(fields, "closing a connection that breaks the protocol");
+    else this.#logger?.error({ ...fields, err: error }, "closing a connection after an internal error");
+    if (this.#closed) return;
+    this.connection.send(encodeErrorFrame("ping", 0, error instanceof ProtocolError ? "bad_request" : "io", reason));
+    this.close(reason);
+  }
+
+  #received(frame: Frame): void {
+    if (this.#closed) return;
+    if (frame.answer) {
+      this.#answered(frame);
+      return;
+    }
+    if (this.#waiting.length > 0 || !this.#hasRoom(frame)) {
+      this.#waiting.push(frame);
+      this.#setPaused(true);
+      return;
+    }
+    this.#start(frame);
+  }
+
+  #answered(frame: Frame): void {
+    const call = this.#calls.get(frame.requestId);
+    // Answers to calls that have timed out are late, not wrong.
+    if (call === undefined) return;
+    this.#calls.delete(frame.requestId);
+    clearTimeout(call.timer);
+    if (frame.error) call.reject(decodeError(frame.header));
+    else call.resolve(decodeAnswer("recall", frame.header));
+  }
+
+  #hasRoom(frame: Frame): boolean {
+    if (this.#congested || this.#inFlight >= IN_FLIGHT_MAX) return false;
+    return this.#inFlight === 0 || this.#bodiesBytes + frame.body.length <= IN_FLIGHT_BODIES_MAX_BYTES;
+  }
+
+  #start(frame: Frame): void {
+    const op = frame.op as ClientOpName;
+    const request = decodeRequest(op, frame.header);
+    if (this.#draining !== null) {
+      this.connection.send(encodeErrorFrame(op, frame.requestId, "shutting_down", "the node is shutting down"));
+      return;
+    }
+    const costBytes = frame.op === "chunkGet" ? (request as RequestOf<"chunkGet">).length : frame.body.length;
+    this.#inFlight++;
+    this.#bodiesBytes += costBytes;
+    let result: MaybePromise<Reply<ClientOpName>>;
+    try {
+      result = this.#handler.handle(op, request, frame.body, frame.requestId);
+    } catch (error) {
+      this.#finish(op, frame.requestId, costBytes, null, error);
+      return;
+    }
+    if (result instanceof Promise) {
+      result.then(
+        (reply) => this.#finish(op, frame.requestId, costBytes, reply, null),
+        (error: unknown) => this.#finish(op, frame.requestId, costBytes, null, error),
+      );
+    } else {
+      this.#finish(op, frame.requestId, costBytes, result, null);
+    }
+  }
+
+  #finish(op: ClientOpName, requestId: number, costBytes: number, reply: Reply<ClientOpName> | null, error: unknown): void {
+    this.#inFlight--;
+    this.#bodiesBytes -= costBytes;
+    if (!this.#closed) {
+      const room = this.connection.send(this.#encodeReply(op, requestId, reply, error));
+      if (room !== undefined && !this.#congested) {
+        this.#congested = true;
+        this.#setPaused(true);
+        room.then(() => {
+          this.#congested = false;
+          this.#startWaiting();
+        });
+      }
+      if (this.#paused) this.#startWaiting();
+    }
+    if (this.#draining !== null && this.#inFlight === 0) this.#draining.resolve();
+  }
+
+  #encodeReply(op: ClientOpName, requestId: number, reply: Reply<ClientOpName> | null, error: unknown): Uint8Array[] {
+    let cause = error;
+    if (reply !== null) {
+      try {
+        return encodeAnswerFrame(op, requestId, reply.answer, reply.body);
+      } catch (encodeError) {
+        cause = encodeError;
+      }
+    }
+    if (cause instanceof NodeError) return encodeErrorFrame(op, requestId, cause.code, cause.message);
+    this.#logger?.error({ op, remote: this.connection.remoteAddress, err: cause }, "request failed");
+    return encodeErrorFrame(op, requestId, "io", "internal error");
+  }
+
+  #startWaiting(): void {
+    // A handler that answers at once comes back here through #finish: the outer loop goes on for it.
+    if (this.#starting) return;
+    this.#starting = true;
+    let next = 0;
+    try {
+      for (; next < this.#waiting.length && !this.#closed; next++) {
+        const frame = this.#waiting[next] as Frame;
+        if (this.#draining === null && !this.#hasRoom(frame)) break;
+        this.#start(frame);
+      }
+    } catch (error) {
+      this.#refuse(error);
+    } finally {
+      this.#starting = false;
+    }
+    if (next > 0) this.#waiting.splice(0, next);
+    if (this.#waiting.length === 0 && !this.#congested) this.#setPaused(false);
+  }
+
+  #setPaused(paused: boolean): void {
+    if (paused === this.#paused || this.#closed) return;
+    this.#paused = paused;
+    if (paused) this.connection.pause();
+    else this.connection.resume();
+  }
+
+  #onClose(reason: string): void {
+    this.#closed = true;
+    this.#waiting = [];
+    for (const call of this.#calls.values()) {
+      clearTimeout(call.timer);
+      call.reject(new TransportError("closed", `the connection was closed: ${reason}`));
+    }
+    this.#calls.clear();
+    this.#handler.onClose?.(reason);
+  }
 }

@@ -1,0 +1,485 @@
+/**
+ * A client's lasting tie to a storage node. Connections come and go beneath it; requests are sent again on the next one until they are
+ * answered or their deadline passes. That is safe because every operation is idempotent and a commit carries an id.
+ *
+ * A request costs one encode and a place in a map; the sockets' writes of one turn are joined below (tcp-tls-connection.ts), and
+ * deadlines are looked at by one timer for all requests.
+ */
+import { decodeAnswer, decodeError, decodeRequest, encodeAnswerFrame, encodeErrorFrame, encodeRequestFrame } from "../protocol/codec.ts";
+import { ProtocolError, TransportError } from "../protocol/errors.ts";
+import type { Frame } from "../protocol/frame.ts";
+import { IN_FLIGHT_MAX, LEASE_MS } from "../protocol/limits.ts";
+import { type AnswerOf, type OpName, PROTOCOL_VERSION, type RequestOf } from "../protocol/messages.ts";
+import { parseAddress } from "./address.ts";
+import { backoffMs } from "./backoff.ts";
+import { HELLO_REQUEST_ID, type NodeLink, openLink, worstFailure } from "./node-link.ts";
+import { tcpTls } from "./tcp-tls.ts";
+import type { TlsIdentity, Transport } from "./transport.ts";
+
+/** Requests in flight at most. A little below the node's limit, where it stops reading: pings must still get through. */
+const CLIENT_IN_FLIGHT_MAX = IN_FLIGHT_MAX - 16;
+/** Deadlines are this coarse. */
+const DEADLINE_SWEEP_MS = 20;
+/** A node that says it shuts down may still answer what it has; after this the connection is given up. */
+const LEAVING_MS = 1_000;
+/** close() waits this long for the answer to bye. */
+const BYE_WAIT_MS = 1_000;
+/** Requests in flight, and for this many leases not a byte in either direction: the node is gone, whatever TCP thinks. */
+const SILENCE_LEASES = 3;
+
+export type ClientRequestOp = Exclude<OpName, "hello" | "recall">;
+
+export interface NodeClientLogger {
+  debug(fields: object, message: string): void;
+  warn(fields: object, message: string): void;
+}
+
+export interface NodeClientOptions {
+  /** "host:port" of the cluster's nodes, tried in turn. */
+  readonly addrs: readonly string[];
+  readonly tls: TlsIdentity;
+  /** SESSION_ID_BYTES random bytes, the same for all connections of one client process. */
+  readonly sessionId: Uint8Array;
+  /** "meta" holds leases, sends heartbeats and ends its session with bye; "data" only moves chunks. */
+  readonly role: "meta" | "data";
+  readonly clientVersion: string;
+  readonly requestTimeoutMs: number;
+  readonly connectTimeoutMs: number;
+  /** Lets go of what is cached of these inodes; the node is answered when it resolves, and told of the failure when it rejects. */
+  readonly onRecall?: (ns: string, inos: number[]) => void | Promise<void>;
+  readonly onState?: (state: "connected" | "disconnected", detail: StateDetail) => void;
+  readonly logger?: NodeClientLogger;
+  readonly transport?: Transport;
+}
+
+export interface StateDetail {
+  /** "connected": false when the node knows the session no more: leases and deleted-but-open files are lost. */
+  readonly resumed?: boolean;
+  readonly addr?: string;
+  /** "disconnected": why. */
+  readonly reason?: string;
+}
+
+export interface CallOptions {
+  /** Raw part of the request (chunkPut). Must not change before the call settles. */
+  readonly body?: readonly Uint8Array[];
+  /** Where the answer's body is to go; it is written from its start, and by nobody after the call has settled. */
+  readonly bodyInto?: Uint8Array;
+  readonly timeoutMs?: number;
+  readonly signal?: AbortSignal;
+}
+
+export interface CallResult<O extends OpName> {
+  answer: AnswerOf<O>;
+  /** The body: within `bodyInto` if that was given, empty if there is none. */
+  body: Uint8Array;
+}
+
+interface Pending {
+  readonly id: number;
+  readonly op: OpName;
+  readonly parts: Uint8Array[];
+  readonly hasBody: boolean;
+  readonly bodyInto: Uint8Array | undefined;
+  readonly timeoutMs: number;
+  readonly deadlineMs: number;
+  readonly resolve: (result: CallResult<OpName>) => void;
+  readonly reject: (error: Error) => void;
+  readonly signal: AbortSignal | undefined;
+  onAbort: (() => void) | undefined;
+  sentAtMs: number;
+  /** Where the request ends in the connection's stream. */
+  sentEndBytes: number;
+}
+
+export class NodeClient {
+  readonly #options: NodeClientOptions;
+  readonly #transport: Transport;
+  readonly #logger: NodeClientLogger | undefined;
+  #link: NodeLink | null = null;
+  #connecting: AbortController | null = null;
+  #everConnected = false;
+  #closed = false;
+  /** The node will go away: nothing new is sent on this link. */
+  #leaving = false;
+  #congested = false;
+  #attempt = 0;
+  #nextAddr = 0;
+  #lastId = 0;
+  #leaseMs = LEASE_MS;
+  #leaseValidUntilMs = 0;
+  #progressBytes = 0;
+  #progressAtMs = 0;
+
+  /** Sent on the present link, not answered. */
+  readonly #sent = new Map<number, Pending>();
+  /** To be sent, first come first. */
+  #waiting = new Set<Pending>();
+  #sweepTimer: ReturnType<typeof setTimeout> | null = null;
+  #heartbeatTimer: ReturnType<typeof setInterval> | null = null;
+  #retryTimer: ReturnType<typeof setTimeout> | null = null;
+  #leavingTimer: ReturnType<typeof setTimeout> | null = null;
+
+  /** @throws RangeError when an address is not HOST:PORT, or there is none */
+  constructor(options: NodeClientOptions) {
+    if (options.addrs.length === 0) throw new RangeError("addrs: empty");
+    for (const addr of options.addrs) parseAddress(addr);
+    this.#options = options;
+    this.#transport = options.transport ?? tcpTls;
+    this.#logger = options.logger;
+  }
+
+  get connected(): boolean {
+    return this.#link !== null;
+  }
+
+  /** performance.now() until which this session's leases hold for sure; 0 when disconnected. */
+  get leaseValidUntilMs(): number {
+    return this.#leaseValidUntilMs;
+  }
+
+  /**
+   * The first connection: tries each address once.
+   * @throws TransportError "unreachable", "tls", "not_authorized", "timeout", "closed"; NodeError when hello is refused otherwise
+   */
+  async connect(): Promise<AnswerOf<"hello">> {
+    if (this.#closed) throw new TransportError("closed", "the client is closed");
+    if (this.#link !== null) return this.#link.hello;
+    if (this.#connecting !== null || this.#everConnected) throw new Error("connect: already called");
+    const deadlineMs = performance.now() + this.#options.connectTimeoutMs;
+    const failures: Error[] = [];
+    for (let i = 0; i < this.#options.addrs.length; i++) {
+      const leftMs = deadlineMs - performance.now();
+      if (leftMs <= 0) break;
+      try {
+        return (await this.#open(leftMs)).hello;
+      } catch (error) {
+        if (this.#closed) throw new TransportError("closed", "the client was closed");
+        failures.push(error as Error);
+      }
+    }
+    throw worstFailure(failures);
+  }
+
+  /**
+   * Asks the node.
+   * @throws NodeError when the node refuses; TransportError "timeout", "aborted", "closed"; RangeError when a field breaks a limit;
+   *   ProtocolError when the answer makes no sense
+   */
+  call<O extends ClientRequestOp>(op: O, request: RequestOf<O>, options: CallOptions = {}): Promise<CallResult<O>> {
+    if (this.#closed) return Promise.reject(new TransportError("closed", "the client is closed"));
+    const { body, bodyInto, signal } = options;
+    if (signal?.aborted === true) return Promise.reject(new TransportError("aborted", `${op}: aborted`));
+    return new Promise((resolve, reject) => {
+      const id = this.#newId();
+      const timeoutMs = options.timeoutMs ?? this.#options.requestTimeoutMs;
+      const pending: Pending = {
+        id,
+        op,
+        parts: encodeRequestFrame(op, id, request, body), // what it throws rejects this Promise
+        hasBody: body !== undefined,
+        bodyInto,
+        timeoutMs,
+        deadlineMs: performance.now() + timeoutMs,
+        resolve: resolve as (result: CallResult<OpName>) => void,
+        reject,
+        signal,
+        onAbort: undefined,
+        sentAtMs: 0,
+        sentEndBytes: 0,
+      };
+      if (signal !== undefined) {
+        pending.onAbort = () => this.#giveUp(pending, new TransportError("aborted", `${op}: aborted`));
+        signal.addEventListener("abort", pending.onAbort);
+      }
+      if (this.#canSend()) this.#send(pending);
+      else this.#waiting.add(pending);
+      this.#sweepTimer ??= setTimeout(this.#sweep, DEADLINE_SWEEP_MS);
+    });
+  }
+
+  /** Ends the session (role meta says bye), rejects what is still asked as "closed". Takes at most a second or so. */
+  async close(): Promise<void> {
+    if (this.#closed) return;
+    const link = this.#link;
+    if (link !== null && this.#options.role === "meta") {
+      await this.#ask("bye", BYE_WAIT_MS).catch(() => {});
+    }
+    this.#shut("closed by us");
+  }
+
+  /** Cuts the connection at once, without bye: the node keeps the session until it times out. */
+  abandon(): void {
+    if (!this.#closed) this.#shut("abandoned", true);
+  }
+
+  #shut(reason: string, atOnce = false): void {
+    this.#closed = true;
+    this.#connecting?.abort();
+    if (this.#retryTimer !== null) clearTimeout(this.#retryTimer);
+    const link = this.#link;
+    if (link !== null) {
+      this.#dropLink();
+      // Bodies of requests that are rejected below are their callers' again.
+      if (atOnce || this.#sent.size > 0) link.connection.destroy(reason);
+      else link.connection.close(reason);
+    }
+    if (this.#sweepTimer !== null) clearTimeout(this.#sweepTimer);
+    const error = new TransportError("closed", `the client was ${reason}`);
+    for (const pending of [...this.#sent.values(), ...this.#waiting]) this.#settle(pending)?.reject(error);
+  }
+
+  #newId(): number {
+    do this.#lastId = this.#lastId >= HELLO_REQUEST_ID - 1 ? 1 : this.#lastId + 1;
+    while (this.#sent.has(this.#lastId));
+    return this.#lastId;
+  }
+
+  // Sending
+
+  #canSend(): boolean {
+    return this.#link !== null && !this.#leaving && !this.#congested && this.#waiting.size === 0 && this.#sent.size < CLIENT_IN_FLIGHT_MAX;
+  }
+
+  #send(pending: Pending): void {
+    const link = this.#link as NodeLink;
+    this.#sent.set(pending.id, pending);
+    pending.sentAtMs = performance.now();
+    const room = link.connection.send(pending.parts);
+    pending.sentEndBytes = link.connection.acceptedBytes;
+    if (room !== undefined && !this.#congested) {
+      this.#congested = true;
+      room.then(() => {
+        if (this.#link !== link) return;
+        this.#congested = false;
+        this.#sendWaiting();
+      });
+    }
+  }
+
+  #sendWaiting(): void {
+    for (const pending of this.#waiting) {
+      if (this.#link === null || this.#leaving || this.#congested || this.#sent.size >= CLIENT_IN_FLIGHT_MAX) return;
+      this.#waiting.delete(pending);
+      this.#send(pending);
+    }
+  }
+
+  /** A request of the client's own: past the queue, gone with the link. */
+  #ask(op: "ping" | "bye", timeoutMs: number): Promise<void> {
+    return new Promise((resolve, reject) => {
+      const id = this.#newId();
+      const deadlineMs = performance.now() + timeoutMs;
+      const parts = encodeRequestFrame(op, id, {});
+      const never = { hasBody: false, bodyInto: undefined, signal: undefined, onAbort: undefined, sentAtMs: 0, sentEndBytes: 0 };
+      this.#send({ id, op, parts, timeoutMs, deadlineMs, resolve: () => resolve(), reject, ...never });
+      this.#sweepTimer ??= setTimeout(this.#sweep, DEADLINE_SWEEP_MS);
+    });
+  }
+
+  // Settling
+
+  /** Forgets a request; null when that has happened before. */
+  #settle(pending: Pending): Pending | null {
+    if (!this.#sent.delete(pending.id) && !this.#waiting.delete(pending)) return null;
+    if (pending.onAbort !== undefined) pending.signal?.removeEventListener("abort", pending.onAbort);
+    return pending;
+  }
+
+  /** Ends a request that has no answer. Its buffers are its caller's again, so nothing below may still read or write them. */
+  #giveUp(pending: Pending, error: TransportError): void {
+    const link = this.#link;
+    const wasSent = this.#sent.has(pending.id);
+    if (this.#settle(pending) === null) return;
+    if (wasSent && link !== null) {
+      if (pending.bodyInto !== undefined) link.abandonBody(pending.id);
+      // A frame half sent can't be taken back: what follows in the stream would be taken for its body.
+      if (pending.hasBody && link.connection.writtenBytes < pending.sentEndBytes) {
+        link.connection.destroy(`upload given up: ${error.message}`);
+      }
+    }
+    pending.reject(error);
+    this.#sendWaiting();
+  }
+
+  readonly #sweep = (): void => {
+    this.#sweepTimer = null;
+    const nowMs = performance.now();
+    for (const pending of this.#sent.values()) if (pending.deadlineMs <= nowMs) this.#expire(pending);
+    for (const pending of this.#waiting) if (pending.deadlineMs <= nowMs) this.#expire(pending);
+    if (this.#sent.size + this.#waiting.size > 0 && !this.#closed) this.#sweepTimer ??= setTimeout(this.#sweep, DEADLINE_SWEEP_MS);
+  };
+
+  #expire(pending: Pending): void {
+    const state = this.#link === null ? "; not connected" : "";
+    this.#giveUp(pending, new TransportError("timeout", `${pending.op}: no answer within ${pending.timeoutMs} ms${state}`));
+  }
+
+  // Receiving
+
+  readonly #bodyTarget = (requestId: number, length: number): Uint8Array | null | "discard" => {
+    const pending = this.#sent.get(requestId);
+    if (pending === undefined) return "discard";
+    if (pending.bodyInto !== undefined && pending.bodyInto.length < length) {
+      this.#settle(pending)?.reject(new RangeError(`${pending.op}: body of ${length} bytes, room for ${pending.bodyInto.length}`));
+      return "discard";
+    }
+    return pending.bodyInto ?? null;
+  };
+
+  #received(frame: Frame, link: NodeLink): void {
+    if (link !== this.#link) return;
+    if (!frame.answer) {
+      this.#recall(frame, link);
+      return;
+    }
+    const pending = this.#sent.get(frame.requestId);
+    // An answer that comes after its deadline.
+    if (pending === undefined) return;
+    if (pending.op !== frame.op) throw new ProtocolError(`answer to ${frame.op}, the request was ${pending.op}`);
+    this.#attempt = 0;
+    this.#leaseValidUntilMs = Math.max(this.#leaseValidUntilMs, pending.sentAtMs + this.#leaseMs);
+    if (frame.error) {
+      const error = decodeError(frame.header);
+      if (error.code === "shutting_down" || error.code === "session_lost") {
+        this.#sent.delete(pending.id);
+        this.#waiting.add(pending);
+        this.#leave(link, error.message);
+      } else {
+        this.#settle(pending)?.reject(error);
+      }
+    } else {
+      this.#settle(pending);
+      try {
+        pending.resolve({ answer: decodeAnswer(pending.op, frame.header), body: frame.body });
+      } catch (error) {
+        pending.reject(error as Error);
+        throw error;
+      }
+    }
+    if (this.#waiting.size > 0) this.#sendWaiting();
+    if (this.#leaving && this.#sent.size === 0) link.connection.close("the node is going away");
+  }
+
+  #recall(frame: Frame, link: NodeLink): void {
+    const { ns, inos } = decodeRequest("recall", frame.header);
+    const reply = (error: unknown): void => {
+      if (error !== null) this.#logger?.warn({ err: error, ns }, "a recall failed");
+      link.connection.send(
+        error === null
+          ? encodeAnswerFrame("recall", frame.requestId, {})
+          : encodeErrorFrame("recall", frame.requestId, "io", "recall failed"),
+      );
+    };
+    try {
+      const done = this.#options.onRecall?.(ns, inos);
+      if (done instanceof Promise) done.then(() => reply(null), reply);
+      else reply(null);
+    } catch (error) {
+      reply(error);
+    }
+  }
+
+  /** The node cannot serve this session here any more: lets it finish, then connects anew. */
+  #leave(link: NodeLink, reason: string): void {
+    if (this.#leaving) return;
+    this.#leaving = true;
+    this.#leavingTimer = setTimeout(() => link.connection.destroy(reason), LEAVING_MS);
+  }
+
+  // Connecting
+
+  async #open(timeoutMs: number): Promise<NodeLink> {
+    const { addrs, tls, sessionId, role, clientVersion } = this.#options;
+    const addr = addrs[this.#nextAddr % addrs.length] as string;
+    this.#nextAddr = (this.#nextAddr + 1) % addrs.length;
+    const connecting = new AbortController();
+    this.#connecting = connecting;
+    try {
+      const link = await openLink({
+        transport: this.#transport,
+        addr,
+        tls,
+        hello: { protocol: PROTOCOL_VERSION, sessionId, clientVersion, role },
+        timeoutMs,
+        signal: connecting.signal,
+        bodyTarget: this.#bodyTarget,
+        onFrame: (frame, from) => this.#received(frame, from),
+        onClose: (reason, from) => this.#lost(from, reason),
+      });
+      if (this.#closed || link.connection.closed) {
+        link.connection.destroy("not wanted any more");
+        throw new TransportError("unreachable", `${addr}: the connection was lost at once`);
+      }
+      this.#established(link);
+      return link;
+    } finally {
+      this.#connecting = null;
+    }
+  }
+
+  #established(link: NodeLink): void {
+    this.#link = link;
+    this.#leaseMs = link.hello.leaseMs;
+    this.#leaseValidUntilMs = link.helloSentAtMs + this.#leaseMs;
+    this.#progressBytes = 0;
+    this.#progressAtMs = performance.now();
+    this.#heartbeatTimer = setInterval(this.#heartbeat, Math.max(1, this.#leaseMs / 3));
+    this.#logger?.debug({ addr: link.addr, resumed: link.hello.resumed }, "connected");
+    // A new session has lost nothing; only a session that was known before can fail to be resumed.
+    const resumed = link.hello.resumed || !this.#everConnected;
+    this.#everConnected = true;
+    this.#options.onState?.("connected", { resumed, addr: link.addr });
+    this.#sendWaiting();
+  }
+
+  #dropLink(): void {
+    this.#link = null;
+    this.#leaving = false;
+    this.#congested = false;
+    this.#leaseValidUntilMs = 0;
+    if (this.#heartbeatTimer !== null) clearInterval(this.#heartbeatTimer);
+    if (this.#leavingTimer !== null) clearTimeout(this.#leavingTimer);
+  }
+
+  #lost(link: NodeLink, reason: string): void {
+    if (this.#link !== link) return;
+    this.#dropLink();
+    this.#logger?.debug({ addr: link.addr, reason }, "disconnected");
+    const again = [...this.#sent.values()].filter((pending) => pending.op !== "ping" && pending.op !== "bye");
+    for (const pending of this.#sent.values()) {
+      if (pending.op === "ping" || pending.op === "bye") pending.reject(new TransportError("closed", reason));
+    }
+    this.#sent.clear();
+    this.#waiting = new Set([...again, ...this.#waiting]);
+    this.#options.onState?.("disconnected", { reason, addr: link.addr });
+    this.#retryLater();
+  }
+
+  #retryLater(): void {
+    if (this.#closed) return;
+    this.#retryTimer = setTimeout(
+      () => {
+        this.#open(this.#options.connectTimeoutMs).catch((error: unknown) => {
+          this.#logger?.debug({ err: error }, "cannot connect");
+          this.#retryLater();
+        });
+      },
+      backoffMs(this.#attempt++),
+    );
+  }
+
+  readonly #heartbeat = (): void => {
+    const link = this.#link;
+    if (link === null) return;
+    const nowMs = performance.now();
+    const { writtenBytes } = link.connection;
+    if (writtenBytes !== this.#progressBytes || this.#sent.size === 0) this.#progressAtMs = nowMs;
+    this.#progressBytes = writtenBytes;
+    if (nowMs - Math.max(this.#progressAtMs, link.receivedAtMs) > SILENCE_LEASES * this.#leaseMs) {
+      link.connection.destroy("the node is silent");
+    } else if (this.#options.role === "meta" || this.#sent.size > 0) {
+      this.#ask("ping", SILENCE_LEASES * 2 * this.#leaseMs).catch(() => {});
+    }
+  };
+}
