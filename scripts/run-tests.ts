@@ -54,15 +54,20 @@ function markedProcesses(mark: string): number[] {
     });
 }
 
-/** Unmounts what is mounted below `folder`, innermost first. Returns the mountpoints. */
-function unmountBelow(folder: string): string[] {
-  const mountpoints = readFileSync("/proc/self/mountinfo", "utf8")
+/** The mountpoints below `folder`, innermost first. */
+function mountsBelow(folder: string): string[] {
+  return readFileSync("/proc/self/mountinfo", "utf8")
     .split("\n")
     .map((line) =>
       (line.split(" ")[4] ?? "").replace(/\\([0-7]{3})/g, (_, octal: string) => String.fromCharCode(Number.parseInt(octal, 8))),
     )
     .filter((path) => path.startsWith(`${folder}/`))
     .reverse();
+}
+
+/** Unmounts what is mounted below `folder`. Returns the mountpoints. */
+function unmountBelow(folder: string): string[] {
+  const mountpoints = mountsBelow(folder);
   for (const path of mountpoints) {
     const command = process.getuid?.() === 0 ? ["umount", "-l", path] : ["fusermount3", "-u", "-z", path];
     Bun.spawnSync(command, { stdout: "ignore", stderr: "ignore" });
@@ -113,7 +118,8 @@ async function runFile(path: string): Promise<void> {
     for (const note of notes) console.log(`${path}: ${note}`);
   }
   add(path, outcome, (performance.now() - begin) / 1000);
-  rmSync(folder, { recursive: true, force: true });
+  // Never into a mount that could not be taken away.
+  if (mountsBelow(folder).length === 0) rmSync(folder, { recursive: true, force: true });
 }
 
 async function readText(path: string): Promise<string> {
@@ -136,8 +142,10 @@ if (whole) {
   check("types (tsc)", [tool("tsc"), "-p", "."]);
   check("unused code (knip)", [process.execPath, tool("knip")]);
 }
+const files = testFiles();
+if (files.length === 0) add("no test file matches", { passed: 0, failed: 1, skipped: 0 }, 0);
 const built = check("build", [process.execPath, "scripts/build.ts"]);
-for (const path of testFiles()) {
+for (const path of files) {
   // Without the binary every suite in test/ would only repeat that it is missing.
   if (!built && path.startsWith("test/")) add(path, { passed: 0, failed: 1, skipped: 0 }, 0);
   else await runFile(path);
