@@ -74,7 +74,7 @@ describe("round trip", () => {
     const sealed = new Uint8Array(sealedChunkBytes(BLOCK_BYTES));
     const ref = sealChunk(ring.current, [shared], sealed);
     expect(open(ref, sealed, 0)).toEqual(pattern(BLOCK_BYTES));
-    expect(Uint8Array.from(shared)).toEqual(pattern(BLOCK_BYTES));
+    expect(Buffer.compare(shared, pattern(BLOCK_BYTES))).toBe(0);
   });
 });
 

@@ -1,0 +1,58 @@
+/** A Worker that moves chunks: its own connection, its own keys, the shared arena. TransferPool starts it. */
+import { KeyRing } from "../crypto/key-ring.ts";
+import { DataConnection } from "./chunk-node.ts";
+import { ChunkPipeline } from "./chunk-pipeline.ts";
+import { type FromWorker, type Job, packError, type StartMessage, type ToWorker } from "./worker-messages.ts";
+
+declare const self: Worker;
+
+interface Running {
+  readonly keys: KeyRing;
+  readonly connection: DataConnection;
+  readonly pipeline: ChunkPipeline;
+}
+
+let running: Running | null = null;
+
+function say(message: FromWorker): void {
+  self.postMessage(message);
+}
+
+function start({ arena, keys: material, node, buffers }: StartMessage): Running {
+  const keys = KeyRing.fromMaterial(material);
+  for (const { key } of material.keys) key.fill(0);
+  const connection = new DataConnection(node, (message) => say({ kind: "log", message }));
+  return { keys, connection, pipeline: new ChunkPipeline({ arena, keys, node: connection.node, buffers }) };
+}
+
+async function run(id: number, job: Job, timeoutMs: number): Promise<void> {
+  try {
+    if (running === null) throw new Error("a job came before the start");
+    if (job.kind === "put") {
+      say({ kind: "done", id, ref: await running.pipeline.put(job.cells, job.bytes, timeoutMs) });
+    } else {
+      await running.pipeline.get(job.ref, job.firstBlock, job.cells, timeoutMs);
+      say({ kind: "done", id, ref: null });
+    }
+  } catch (error) {
+    say({ kind: "failed", id, error: packError(error) });
+  }
+}
+
+async function close(): Promise<void> {
+  await running?.connection.close();
+  running?.keys.wipe();
+  running = null;
+  say({ kind: "closed" });
+}
+
+self.onmessage = ({ data }: MessageEvent<ToWorker>): void => {
+  if (data.kind === "job") {
+    void run(data.id, data.job, data.timeoutMs);
+  } else if (data.kind === "start") {
+    running = start(data);
+    say({ kind: "ready" });
+  } else {
+    void close();
+  }
+};
