@@ -97,13 +97,19 @@ export class StorageNode implements NodeServices {
         (connection) => node.#accept(connection),
       );
       node.collector.start();
-      folder.announce(`${options.host.includes(":") ? `[${options.host}]` : options.host}:${node.port}`);
+      folder.announce(node.address);
       return node;
     } catch (error) {
       await engine.close();
       database.close();
       throw error;
     }
+  }
+
+  /** HOST:PORT that it listens on. */
+  get address(): string {
+    const host = this.#listener?.host ?? "";
+    return `${host.includes(":") ? `[${host}]` : host}:${this.port}`;
   }
 
   get port(): number {

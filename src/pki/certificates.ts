@@ -3,23 +3,20 @@
  * ids (spiffe.io, X.509-SVID): one URI in subjectAltName. The cluster's name is the trust domain.
  */
 import "./reflect-metadata.ts";
+import { X509Certificate } from "node:crypto";
 import { isIP } from "node:net";
-import {
-  AuthorityKeyIdentifierExtension,
-  BasicConstraintsExtension,
-  ExtendedKeyUsage,
-  ExtendedKeyUsageExtension,
-  type JsonGeneralName,
-  KeyUsageFlags,
-  KeyUsagesExtension,
-  PemConverter,
-  SubjectAlternativeNameExtension,
-  SubjectKeyIdentifierExtension,
-  X509Certificate,
-  X509CertificateGenerator,
-} from "@peculiar/x509";
+import type { JsonGeneralName } from "@peculiar/x509";
+
+/** Not imported statically: it is CommonJS, which Bun evaluates before any module, the polyfill above among them. */
+async function loadX509(): Promise<typeof import("@peculiar/x509")> {
+  return await import("@peculiar/x509");
+}
+type X509 = Awaited<ReturnType<typeof loadX509>>;
 
 const ALGORITHM = { name: "ECDSA", namedCurve: "P-256", hash: "SHA-256" } as const;
+/** RFC 5280 section 4.2.1.12. */
+const SERVER_AUTH = "1.3.6.1.5.5.7.3.1";
+const CLIENT_AUTH = "1.3.6.1.5.5.7.3.2";
 const DAY_MS = 86_400_000;
 const CA_DAYS = 7_300;
 /** Certificates start in the past, for clocks that are a little behind. */
@@ -31,11 +28,11 @@ export interface CertificateAndKey {
   readonly key: string;
 }
 
-async function exportKey(key: CryptoKey): Promise<string> {
+async function exportKey({ PemConverter }: X509, key: CryptoKey): Promise<string> {
   return `${PemConverter.encode(await crypto.subtle.exportKey("pkcs8", key), "PRIVATE KEY")}\n`;
 }
 
-async function importKey(pem: string): Promise<CryptoKey> {
+async function importKey({ PemConverter }: X509, pem: string): Promise<CryptoKey> {
   const [der] = PemConverter.decode(pem);
   if (der === undefined) throw new Error("expected a private key in PEM");
   return await crypto.subtle.importKey("pkcs8", der, ALGORITHM, false, ["sign"]);
@@ -49,8 +46,9 @@ function serialNumber(): string {
 }
 
 export async function makeCa(cluster: string): Promise<CertificateAndKey> {
+  const x509 = await loadX509();
   const keys = await crypto.subtle.generateKey(ALGORITHM, true, ["sign", "verify"]);
-  const certificate = await X509CertificateGenerator.createSelfSigned({
+  const certificate = await x509.X509CertificateGenerator.createSelfSigned({
     serialNumber: serialNumber(),
     name: `O=kiseki,CN=kiseki cluster ${cluster}`,
     notBefore: new Date(Date.now() - BACKDATE_MS),
@@ -58,26 +56,27 @@ export async function makeCa(cluster: string): Promise<CertificateAndKey> {
     signingAlgorithm: ALGORITHM,
     keys,
     extensions: [
-      new BasicConstraintsExtension(true, 0, true),
-      new KeyUsagesExtension(KeyUsageFlags.keyCertSign | KeyUsageFlags.cRLSign, true),
-      await SubjectKeyIdentifierExtension.create(keys.publicKey),
-      new SubjectAlternativeNameExtension([{ type: "url", value: `spiffe://${cluster}` }]),
+      new x509.BasicConstraintsExtension(true, 0, true),
+      new x509.KeyUsagesExtension(x509.KeyUsageFlags.keyCertSign | x509.KeyUsageFlags.cRLSign, true),
+      await x509.SubjectKeyIdentifierExtension.create(keys.publicKey),
+      new x509.SubjectAlternativeNameExtension([{ type: "url", value: `spiffe://${cluster}` }]),
     ],
   });
-  return { cert: `${certificate.toString("pem")}\n`, key: await exportKey(keys.privateKey) };
+  return { cert: `${certificate.toString("pem")}\n`, key: await exportKey(x509, keys.privateKey) };
 }
 
 async function issue(
   ca: CertificateAndKey,
   commonName: string,
   names: JsonGeneralName[],
-  usages: ExtendedKeyUsage[],
+  usages: string[],
   days: number,
 ): Promise<CertificateAndKey> {
-  const issuer = new X509Certificate(ca.cert);
+  const x509 = await loadX509();
+  const issuer = new x509.X509Certificate(ca.cert);
   const keys = await crypto.subtle.generateKey(ALGORITHM, true, ["sign", "verify"]);
   const notAfter = Math.min(Date.now() + days * DAY_MS, issuer.notAfter.getTime());
-  const certificate = await X509CertificateGenerator.create({
+  const certificate = await x509.X509CertificateGenerator.create({
     serialNumber: serialNumber(),
     subject: [{ O: ["kiseki"] }, { CN: [commonName] }],
     issuer: issuer.subject,
@@ -85,17 +84,17 @@ async function issue(
     notAfter: new Date(notAfter),
     signingAlgorithm: ALGORITHM,
     publicKey: keys.publicKey,
-    signingKey: await importKey(ca.key),
+    signingKey: await importKey(x509, ca.key),
     extensions: [
-      new BasicConstraintsExtension(false, undefined, true),
-      new KeyUsagesExtension(KeyUsageFlags.digitalSignature, true),
-      new ExtendedKeyUsageExtension(usages),
-      new SubjectAlternativeNameExtension(names),
-      await AuthorityKeyIdentifierExtension.create(issuer),
-      await SubjectKeyIdentifierExtension.create(keys.publicKey),
+      new x509.BasicConstraintsExtension(false, undefined, true),
+      new x509.KeyUsagesExtension(x509.KeyUsageFlags.digitalSignature, true),
+      new x509.ExtendedKeyUsageExtension(usages),
+      new x509.SubjectAlternativeNameExtension(names),
+      await x509.AuthorityKeyIdentifierExtension.create(issuer),
+      await x509.SubjectKeyIdentifierExtension.create(keys.publicKey),
     ],
   });
-  return { cert: `${certificate.toString("pem")}\n`, key: await exportKey(keys.privateKey) };
+  return { cert: `${certificate.toString("pem")}\n`, key: await exportKey(x509, keys.privateKey) };
 }
 
 /** A node's certificate; `hosts` are the names and addresses that it is reached by. */
@@ -108,17 +107,17 @@ export async function issueNode(
 ): Promise<CertificateAndKey> {
   const names: JsonGeneralName[] = [{ type: "url", value: `spiffe://${cluster}/node/${encodeURIComponent(node)}` }];
   for (const host of new Set(hosts)) names.push({ type: isIP(host) === 0 ? "dns" : "ip", value: host });
-  return await issue(ca, node, names, [ExtendedKeyUsage.serverAuth, ExtendedKeyUsage.clientAuth], days);
+  return await issue(ca, node, names, [SERVER_AUTH, CLIENT_AUTH], days);
 }
 
 /** A tenant's certificate. */
 export async function issueTenant(ca: CertificateAndKey, cluster: string, tenant: string, days: number): Promise<CertificateAndKey> {
   const names: JsonGeneralName[] = [{ type: "url", value: `spiffe://${cluster}/tenant/${tenant}` }];
-  return await issue(ca, tenant, names, [ExtendedKeyUsage.clientAuth], days);
+  return await issue(ca, tenant, names, [CLIENT_AUTH], days);
 }
 
 /** When a certificate stops being valid, and its serial number in hexadecimal. */
 export function describeCertificate(pem: string): { notAfter: Date; serial: string } {
   const certificate = new X509Certificate(pem);
-  return { notAfter: certificate.notAfter, serial: certificate.serialNumber };
+  return { notAfter: new Date(certificate.validTo), serial: certificate.serialNumber.toLowerCase() };
 }
