@@ -106,9 +106,12 @@ export function failureOf(error: unknown): Failure {
     case "MountError":
       return { exitStatus: (error as MountError).kind === "option" ? ExitStatus.usage : ExitStatus.failure, message: error.message };
     case "CredentialsError":
+    case "PkiError":
       return { exitStatus: ExitStatus.failure, message: error.message };
   }
   if (isSystemError(error)) return systemFailure(error);
+  // A plain Error was thrown on purpose and says what is wrong; a TypeError or the like was not.
+  if (error.constructor === Error) return { exitStatus: ExitStatus.failure, message: error.message };
   return { exitStatus: ExitStatus.failure, message: `internal error: ${error.message}`, stack: error.stack ?? "" };
 }
 
