@@ -20,7 +20,7 @@ const resolved = (...layers: Texts[]) =>
 test("defaults", () => {
   expect(resolved()).toMatchObject({
     mountpoint: "/mnt",
-    dataAddresses: [{ host: "node", port: 9100 }],
+    dataAddresses: ["node:9100"],
     tenant: "acme",
     namespaces: ["default"],
     credentialsPath: null,
@@ -55,7 +55,7 @@ test("namespaces and addresses given several times in one layer add up", () => {
   const twice = [...options({ namespace: "a", data_addr: "n1:1" }), ...options({ namespace: "b", data_addr: "n2:2" })];
   const config = resolveMountConfig("/mnt", [twice, options({ ...NEEDED, namespace: "env" })], []);
   expect(config.namespaces).toEqual(["a", "b"]);
-  expect(config.dataAddresses.map(({ host }) => host)).toEqual(["n1", "n2"]);
+  expect(config.dataAddresses).toEqual(["n1:1", "n2:2"]);
   expect(resolved({ namespace: "all" }).namespaces).toBe("all");
 });
 

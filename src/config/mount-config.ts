@@ -2,7 +2,7 @@
 import { isAbsolute, resolve } from "node:path";
 import { z } from "zod";
 import { KIB, MIB, NAMESPACE_NAME_PATTERN, TENANT_NAME_PATTERN } from "../protocol/limits.ts";
-import { type Address, parseAddresses } from "./address.ts";
+import { parseAddresses } from "./address.ts";
 import { ConfigError } from "./config-error.ts";
 import { type GivenOption, MOUNT_OPTIONS, type MountOptionName, type MountWords } from "./mount-options.ts";
 import { formatSize, parseSeconds, parseSize } from "./units.ts";
@@ -26,7 +26,8 @@ export type LogLevel = (typeof LOG_LEVELS)[number];
 export interface MountConfig {
   /** Absolute, without symbolic links. */
   readonly mountpoint: string;
-  readonly dataAddresses: readonly Address[];
+  /** HOST:PORT each. */
+  readonly dataAddresses: readonly string[];
   /** null: as the credentials say. */
   readonly tenant: string | null;
   /** One: its tree is the mount. Several, or "all": each is a folder at the root. */
