@@ -57,7 +57,7 @@ export class WorkerThread {
     // Nobody need be listening when a restarted Worker fails.
     this.ready.catch(() => {});
     worker.addEventListener("message", (event) => this.#received((event as MessageEvent<FromWorker>).data));
-    worker.addEventListener("error", (event) => void this.#fail((event as ErrorEvent).message));
+    worker.addEventListener("error", (event) => void this.#fail(firstLine((event as ErrorEvent).message)));
     worker.addEventListener("close", () => {
       this.#ended.resolve();
       void this.#fail("the thread ended");
@@ -139,6 +139,11 @@ export class WorkerThread {
     this.#jobs.clear();
     for (const { result } of jobs) result.lost();
   }
+}
+
+/** Bun puts an excerpt of the source before the message of an uncaught error. */
+function firstLine(message: string): string {
+  return /^(?:\w*[eE]rror): .*$/m.exec(message)?.[0] ?? "uncaught error";
 }
 
 async function within(promise: Promise<void>, timeoutMs: number): Promise<void> {
