@@ -26,6 +26,11 @@ export interface Caller {
   readonly gid: number;
   readonly pid: number;
   readonly umask: number;
+  /**
+   * This write, truncation or open with O_TRUNC must clear S_ISUID, and S_ISGID where the group may execute, because the caller lacks
+   * CAP_FSETID (FUSE_HANDLE_KILLPRIV_V2). Absent or false: the kernel sees to it, or nothing is to be cleared.
+   */
+  readonly killPriv?: boolean;
   onInterrupt(listener: () => void): void;
 }
 

@@ -1,0 +1,39 @@
+/** Values from the Linux headers that the wrappers take (the same on x86_64 and aarch64 unless said). */
+
+/** errno values that callers of these wrappers tell apart (asm-generic/errno.h). */
+export const ENOENT = 2;
+export const EINTR = 4;
+export const EAGAIN = 11;
+export const ENODEV = 19;
+
+/** poll.h */
+export const POLLIN = 0x001;
+
+/** fcntl.h */
+export const F_GETFL = 3;
+export const F_SETFL = 4;
+export const F_DUPFD_CLOEXEC = 1030;
+export const O_NONBLOCK = 0o4000;
+export const O_CLOEXEC = 0o2000000;
+
+/** sys/socket.h */
+export const AF_UNIX = 1;
+export const SOCK_SEQPACKET = 5;
+export const SOCK_CLOEXEC = O_CLOEXEC;
+export const SOCK_NONBLOCK = O_NONBLOCK;
+
+/** sys/mman.h */
+export const PROT_READ = 0x1;
+export const PROT_WRITE = 0x2;
+export const MAP_PRIVATE = 0x02;
+export const MAP_ANONYMOUS = 0x20;
+export const MFD_CLOEXEC = 0x1;
+
+/** sys/mount.h */
+export const MNT_DETACH = 2;
+
+/** sys/file.h */
+export const LOCK_SH = 1;
+export const LOCK_EX = 2;
+export const LOCK_NB = 4;
+export const LOCK_UN = 8;

@@ -1,0 +1,132 @@
+/**
+ * The main thread's wait for two things at once: requests on the FUSE device, and whatever Bun's event loop waits for. Bun can't watch
+ * a device, so the pump runs from setImmediate, and when there is nothing to do it blocks in poll(2) on both.
+ */
+import { readdirSync, readFileSync, readlinkSync } from "node:fs";
+import { POLLIN } from "../../ffi/libc/constants.ts";
+import { poll } from "../../ffi/libc/libc.ts";
+import { MappedMemory } from "../../ffi/libc/memory.ts";
+import { pollfd } from "../../ffi/libfuse3/layout.ts";
+
+/** Requests handled before sockets, timers and promises get their turn. */
+const BURST_REQUESTS = 64;
+/** Rounds without a request before blocking: lets chains of setImmediate and of microtasks run out, at half a microsecond each. */
+const IDLE_ROUNDS = 8;
+/**
+ * How long poll(2) may block. Bun keeps timers out of its epoll set, so that this is also how late a timer can fire: short while
+ * something happens, longer when the mount is idle (a hundred wake-ups a second cost a thousandth of a core).
+ */
+const BUSY_WAIT_MS = 1;
+const IDLE_WAIT_MS = 10;
+/** Without Bun's epoll descriptor poll(2) can't see its events: then this is how late they can be. */
+const BLIND_WAIT_MS = 1;
+/** Nothing for this long counts as idle. */
+const IDLE_AFTER_MS = 50;
+
+/**
+ * The epoll descriptor of this thread's event loop: the lowest one, as Bun makes it before anything else runs, and each Worker makes
+ * one later. Returns null when /proc doesn't show one.
+ */
+export function findEventLoopFd(): number | null {
+  const candidates: number[] = [];
+  try {
+    for (const name of readdirSync("/proc/self/fd")) {
+      const fd = Number(name);
+      if (linkOf(fd) === "anon_inode:[eventpoll]" && watchesSomething(fd)) candidates.push(fd);
+    }
+  } catch {
+    return null;
+  }
+  return candidates.length === 0 ? null : Math.min(...candidates);
+}
+
+function linkOf(fd: number): string {
+  try {
+    return readlinkSync(`/proc/self/fd/${fd}`);
+  } catch {
+    return "";
+  }
+}
+
+function watchesSomething(fd: number): boolean {
+  return /^tfd:/m.test(readFileSync(`/proc/self/fdinfo/${fd}`, "utf8"));
+}
+
+/** What the reactor drives. */
+export interface RequestSource {
+  readonly fd: number;
+  /** Requests whose answer is a Promise that has not settled. */
+  readonly inFlight: number;
+  /** Reads and handles one request. Returns false when none is waiting. */
+  handleOne(): boolean;
+  /** True once there will be no more requests. */
+  readonly ended: boolean;
+}
+
+/** Serves until the source has ended. Rejects with what `handleOne` throws. */
+export function serve(source: RequestSource): Promise<void> {
+  const { promise, resolve, reject } = Promise.withResolvers<void>();
+  const pollfds = new PollSet(source.fd, findEventLoopFd());
+  let idleRounds = 0;
+  let lastRequestAt = performance.now();
+
+  const burst = (): boolean => {
+    let handled = 0;
+    while (handled < BURST_REQUESTS && source.handleOne()) handled++;
+    return handled > 0;
+  };
+
+  const wait = (): void => {
+    const idle = source.inFlight === 0 && performance.now() - lastRequestAt > IDLE_AFTER_MS;
+    pollfds.wait(idle ? IDLE_WAIT_MS : BUSY_WAIT_MS);
+  };
+
+  const pump = (): void => {
+    try {
+      if (burst()) {
+        if (idleRounds > 0) lastRequestAt = performance.now();
+        idleRounds = 0;
+      } else if (!source.ended && ++idleRounds > IDLE_ROUNDS) {
+        wait();
+      }
+    } catch (error) {
+      pollfds.close();
+      reject(error);
+      return;
+    }
+    if (source.ended) {
+      pollfds.close();
+      resolve();
+    } else {
+      setImmediate(pump);
+    }
+  };
+  setImmediate(pump);
+  return promise;
+}
+
+class PollSet {
+  readonly #memory: MappedMemory;
+  readonly #count: number;
+  readonly #blind: boolean;
+
+  constructor(fuseFd: number, loopFd: number | null) {
+    this.#memory = new MappedMemory(2 * pollfd.SIZE);
+    this.#blind = loopFd === null;
+    const fds = loopFd === null ? [fuseFd] : [fuseFd, loopFd];
+    fds.forEach((fd, index) => {
+      this.#memory.view.setInt32(index * pollfd.SIZE + pollfd.fd, fd, true);
+      this.#memory.view.setInt16(index * pollfd.SIZE + pollfd.events, POLLIN, true);
+    });
+    this.#count = fds.length;
+  }
+
+  /** Blocks until something is ready or the time is over; a signal ends it too. */
+  wait(timeoutMs: number): void {
+    poll(this.#memory.address, this.#count, this.#blind ? Math.min(timeoutMs, BLIND_WAIT_MS) : timeoutMs);
+  }
+
+  close(): void {
+    this.#memory.close();
+  }
+}

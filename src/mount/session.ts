@@ -1,0 +1,224 @@
+import type { Pointer } from "bun:ffi";
+import { EAGAIN, EINTR, ENODEV, ENOENT } from "../../ffi/libc/constants.ts";
+import { read, setNonBlocking } from "../../ffi/libc/libc.ts";
+import { FUSE_BATCH_FORGET, FUSE_FORGET, FUSE_INIT, FUSE_INTERRUPT, fuse_interrupt_in } from "../../ffi/libfuse3/kernel.ts";
+import { type Libfuse, LowlevelSession, type SessionCallbacks } from "../../ffi/libfuse3/libfuse3.ts";
+import { Errno, FsError } from "../fs/errno.ts";
+import type { Vfs } from "../fs/vfs.ts";
+import { timeout } from "./attributes.ts";
+import { DirectoryBufferPool } from "./directory-buffer.ts";
+import type { MountLog } from "./log.ts";
+import { answerInit, wishFor } from "./negotiation.ts";
+import { OPERATIONS, type Operation, type OperationContext } from "./operations.ts";
+import type { RequestSource } from "./reactor.ts";
+import { Replies, type ReplySettings } from "./replies.ts";
+import { BODY, RequestCaller, RequestReader } from "./requests.ts";
+
+/** What the kernel may cache and how files look; see MountOptions. */
+export interface SessionSettings {
+  readonly attrTimeoutSec: number;
+  readonly entryTimeoutSec: number;
+  readonly negativeTimeoutSec: number;
+  readonly uid: number | null;
+  readonly gid: number | null;
+  readonly writebackCache: boolean;
+}
+
+/**
+ * One FUSE session: reads requests from the device, has libfuse take them apart, dispatches them through the operation table and answers
+ * them, at once or when their Promise settles. Every request is answered exactly once.
+ */
+export class FuseSession implements RequestSource, Disposable {
+  readonly #log: MountLog;
+  readonly #session: LowlevelSession;
+  readonly #request = new RequestReader();
+  readonly #replies: Replies;
+  readonly #directories: DirectoryBufferPool;
+  readonly #context: OperationContext;
+  /** Callers of unanswered requests, by the kernel's number for the request, for INTERRUPT. */
+  readonly #waiting = new Map<number, RequestCaller>();
+  #caller: RequestCaller | null = null;
+  #inFlight = 0;
+  #fd = -1;
+  /** Called when the kernel's INIT has been answered. */
+  onStarted: (() => void) | null = null;
+  #ended = false;
+  #closed = false;
+  #initFlags = 0;
+
+  /** `args` as libfuse takes them, the program's name first. Throws an Error when it refuses them. */
+  constructor(library: Libfuse, vfs: Vfs, args: readonly string[], settings: SessionSettings, log: MountLog) {
+    this.#log = log;
+    const replySettings: ReplySettings = {
+      attrTimeout: timeout(settings.attrTimeoutSec),
+      entryTimeout: timeout(settings.entryTimeoutSec),
+      negativeTimeout: timeout(settings.negativeTimeoutSec),
+      owner: { uid: settings.uid, gid: settings.gid },
+    };
+    this.#replies = new Replies(library, replySettings);
+    this.#directories = new DirectoryBufferPool(replySettings);
+    this.#context = {
+      vfs,
+      request: this.#request,
+      replies: this.#replies,
+      directories: this.#directories,
+      caller: (umask = 0, killPriv = false) => {
+        this.#caller = new RequestCaller(this.#request, umask, killPriv);
+        return this.#caller;
+      },
+    };
+    const operations: SessionCallbacks["operations"] = {};
+    for (const operation of OPERATIONS) operations[operation.name] = (req) => this.#dispatch(operation, req);
+    const init = (connection: Pointer): void => wishFor(connection, { writebackCache: settings.writebackCache });
+    this.#session = new LowlevelSession(library, args, { init, operations });
+    this.#session.requestMemory = this.#request.memory;
+  }
+
+  /** Mounts. Returns false when that failed; libfuse has logged why. */
+  mount(mountpoint: string): boolean {
+    if (!this.#session.mount(mountpoint)) return false;
+    this.#fd = this.#session.fd;
+    setNonBlocking(this.#fd);
+    return true;
+  }
+
+  get fd(): number {
+    return this.#fd;
+  }
+
+  /** Flags of fuse_init_out that are on; 0 when the reply could not be looked at. */
+  get initFlags(): number {
+    return this.#initFlags;
+  }
+
+  get inFlight(): number {
+    return this.#inFlight;
+  }
+
+  /** Unmounted, or the device was taken away. */
+  get ended(): boolean {
+    return this.#ended;
+  }
+
+  /** No further request is read. */
+  end(): void {
+    this.#ended = true;
+  }
+
+  handleOne(): boolean {
+    if (this.#ended) return false;
+    const memory = this.#request.memory;
+    const length = read(this.#fd, memory.address, memory.length);
+    if (length > 0) {
+      this.#handle(length);
+      return true;
+    }
+    switch (-length) {
+      case EAGAIN:
+        return false;
+      case EINTR:
+      // The caller was interrupted before we took its request.
+      case ENOENT:
+        return true;
+      case 0:
+      case ENODEV:
+        this.#ended = true;
+        return false;
+      default:
+        throw new Error(`reading the FUSE device failed: errno ${-length}`);
+    }
+  }
+
+  #handle(length: number): void {
+    switch (this.#request.opcode) {
+      // Nothing here counts lookups, and neither is answered: libfuse need not see them.
+      case FUSE_FORGET:
+      case FUSE_BATCH_FORGET:
+        return;
+      case FUSE_INTERRUPT:
+        this.#waiting.get(this.#request.u64(BODY + fuse_interrupt_in.unique))?.interrupt();
+        return;
+      case FUSE_INIT:
+        this.#initFlags = answerInit(this.#fd, this.#request, () => this.#session.process(length));
+        this.onStarted?.();
+        return;
+      default:
+        this.#session.process(length);
+        if (this.#session.exited) this.#ended = true;
+    }
+  }
+
+  /** Called by libfuse, inside `process`: must not throw. */
+  #dispatch(operation: Operation, req: Pointer): void {
+    const ino = this.#request.ino;
+    this.#caller = null;
+    this.#replies.answered = false;
+    try {
+      const result = operation.call(this.#context);
+      if (result instanceof Promise) this.#answerLater(operation, req, ino, result);
+      else this.#check(operation, ino, operation.reply(this.#context, req, result as never));
+    } catch (error) {
+      this.#fail(operation, req, ino, error);
+    }
+  }
+
+  #answerLater(operation: Operation, req: Pointer, ino: number, result: Promise<unknown>): void {
+    const unique = this.#request.unique;
+    if (this.#caller !== null) this.#waiting.set(unique, this.#caller);
+    this.#inFlight++;
+    const settle = (): boolean => {
+      this.#waiting.delete(unique);
+      this.#inFlight--;
+      this.#replies.answered = false;
+      // After close() the request handle is gone, and the kernel has told the caller that the mount is.
+      return !this.#closed;
+    };
+    result.then(
+      (value) => {
+        if (!settle()) return;
+        try {
+          this.#check(operation, ino, operation.reply(this.#context, req, value as never));
+        } catch (error) {
+          this.#fail(operation, req, ino, error);
+        }
+      },
+      (error: unknown) => {
+        if (settle()) this.#fail(operation, req, ino, error);
+      },
+    );
+  }
+
+  /** One place maps failures to errnos: FsError to its own, all else to EIO and the log. */
+  #fail(operation: Operation, req: Pointer, ino: number, error: unknown): void {
+    if (!(error instanceof FsError)) {
+      this.#log.error({ op: operation.name, ino, err: error }, "unexpected failure of an operation");
+    } else if (error.cause !== undefined) {
+      this.#log.warn({ op: operation.name, ino, errno: error.code, err: error }, "operation failed");
+    }
+    if (this.#replies.answered) return;
+    const errno = error instanceof FsError ? error.errno : Errno.EIO;
+    this.#check(operation, ino, this.#replies.error(req, errno));
+  }
+
+  /** ENOENT: the caller was killed meanwhile, and nobody waits for the answer. */
+  #check(operation: Operation, ino: number, result: number): void {
+    if (result < 0 && -result !== ENOENT && -result !== ENODEV) {
+      this.#log.error({ op: operation.name, ino, errno: -result }, "the kernel refused an answer");
+    }
+  }
+
+  /** Ends the session: unmounts if it still is mounted, and frees everything. Unanswered requests fail in the kernel. */
+  close(): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    this.#ended = true;
+    this.#session.close();
+    this.#request.close();
+    this.#replies.close();
+    this.#directories.close();
+  }
+
+  [Symbol.dispose](): void {
+    this.close();
+  }
+}
