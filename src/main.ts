@@ -1,9 +1,15 @@
 /** The command table. What a command does is in the file of its name in src/cli. */
 import { registerMount } from "./cli/mount.ts";
+import { registerNamespace } from "./cli/namespace.ts";
 import { createProgram, run } from "./cli/run.ts";
+import { registerServe } from "./cli/serve.ts";
+import { registerTenant } from "./cli/tenant.ts";
 import { registerUmount } from "./cli/umount.ts";
 
 const program = createProgram();
 registerMount(program);
 registerUmount(program);
+registerServe(program);
+registerTenant(program);
+registerNamespace(program);
 await run(program);

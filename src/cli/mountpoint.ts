@@ -1,6 +1,7 @@
 /** Looks at a mountpoint from outside. Nothing here waits for a mount that does not answer. */
-import { readFileSync, realpathSync, statSync } from "node:fs";
+import { realpathSync, statSync } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
+import { mountAt } from "../mount/mountinfo.ts";
 import { CliError, ExitStatus } from "./failure.ts";
 
 /** What /proc/self/mountinfo shows as the type of our mounts. */
@@ -23,29 +24,9 @@ export function resolveMountpoint(text: string): string {
   }
 }
 
-/** One of the kernel's mounts. */
-interface MountEntry {
-  readonly mountpoint: string;
-  readonly type: string;
-}
-
-/** The text of /proc/self/mountinfo (proc(5)) as entries, oldest first. */
-export function parseMountInfo(text: string): MountEntry[] {
-  return text.split("\n").flatMap((line) => {
-    const [before, after] = line.split(" - ");
-    const mountpoint = before?.split(" ")[4];
-    const type = after?.split(" ")[0];
-    if (mountpoint === undefined || type === undefined) return [];
-    // Space, tab, newline and backslash stand in octal, as bytes.
-    const bytes = mountpoint.replace(/\\([0-7]{3})/g, (_, octal: string) => String.fromCharCode(Number.parseInt(octal, 8)));
-    return [{ mountpoint: bytes, type }];
-  });
-}
-
 /** Whether the topmost mount on `mountpoint` is one of ours. */
 export function isKisekiMount(mountpoint: string): boolean {
-  const mounts = parseMountInfo(readFileSync("/proc/self/mountinfo", "utf8"));
-  return mounts.findLast((mount) => mount.mountpoint === mountpoint)?.type === MOUNT_TYPE;
+  return mountAt(mountpoint)?.type === MOUNT_TYPE;
 }
 
 /** Refuses a mountpoint that is missing or no folder, before anything else is asked of the user. */

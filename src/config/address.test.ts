@@ -1,12 +1,21 @@
 import { expect, test } from "bun:test";
-import { parseAddresses } from "./address.ts";
+import { formatAddress, parseAddresses } from "./address.ts";
 
 test("a list of hosts, with and without ports", () => {
-  expect(parseAddresses("node1:9100, 10.0.0.1:9200,node-2.example")).toEqual(["node1:9100", "10.0.0.1:9200", "node-2.example:9100"]);
+  expect(parseAddresses("node1:9100, 10.0.0.1:9200,node-2.example")).toEqual([
+    { host: "node1", port: 9100 },
+    { host: "10.0.0.1", port: 9200 },
+    { host: "node-2.example", port: 9100 },
+  ]);
 });
 
 test("an IPv6 address stands in brackets", () => {
-  expect(parseAddresses("[fd00::1]:9200,[::1]")).toEqual(["[fd00::1]:9200", "[::1]:9100"]);
+  expect(parseAddresses("[fd00::1]:9200,[::1]")).toEqual([
+    { host: "fd00::1", port: 9200 },
+    { host: "::1", port: 9100 },
+  ]);
+  expect(formatAddress({ host: "fd00::1", port: 9200 })).toBe("[fd00::1]:9200");
+  expect(formatAddress({ host: "node1", port: 9100 })).toBe("node1:9100");
 });
 
 test("anything else is refused", () => {

@@ -20,7 +20,7 @@ const resolved = (...layers: Texts[]) =>
 test("defaults", () => {
   expect(resolved()).toMatchObject({
     mountpoint: "/mnt",
-    dataAddresses: ["node:9100"],
+    dataAddresses: [{ host: "node", port: 9100 }],
     tenant: "acme",
     namespaces: ["default"],
     credentialsPath: null,
@@ -36,7 +36,7 @@ test("defaults", () => {
     gid: null,
     readOnly: false,
     allowOther: false,
-    defaultPermissions: true,
+    nonEmpty: false,
     writebackCache: false,
     logLevel: "info",
   });
@@ -55,7 +55,7 @@ test("namespaces and addresses given several times in one layer add up", () => {
   const twice = [...options({ namespace: "a", data_addr: "n1:1" }), ...options({ namespace: "b", data_addr: "n2:2" })];
   const config = resolveMountConfig("/mnt", [twice, options({ ...NEEDED, namespace: "env" })], []);
   expect(config.namespaces).toEqual(["a", "b"]);
-  expect(config.dataAddresses).toEqual(["n1:1", "n2:2"]);
+  expect(config.dataAddresses.map(({ host }) => host)).toEqual(["n1", "n2"]);
   expect(resolved({ namespace: "all" }).namespaces).toBe("all");
 });
 
@@ -66,6 +66,7 @@ test.each([
   [{ meta_ttl_ms: "5s" }, '--meta-ttl-ms: expected milliseconds from 0 to 3600000, got "5s"'],
   [{ uid: "-1" }, '--uid: expected a user number from 0 to 4294967294, got "-1"'],
   [{ ro: "yes" }, '--ro: expected true or false, got "yes"'],
+  [{ default_permissions: "false" }, "--default-permissions: expected true: the kernel always checks permissions"],
   [{ cache_dir: "cache" }, '--cache-dir: expected an absolute path, got "cache"'],
   [{ log_level: "loud" }, '--log-level: expected trace, debug, info, warn, error or fatal, got "loud"'],
   [{ tenant: "../x" }, '--tenant: expected a tenant\'s name: a to z, 0 to 9, and . _ - inside, got "../x"'],

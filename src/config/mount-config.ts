@@ -2,7 +2,7 @@
 import { isAbsolute, resolve } from "node:path";
 import { z } from "zod";
 import { KIB, MIB, NAMESPACE_NAME_PATTERN, TENANT_NAME_PATTERN } from "../protocol/limits.ts";
-import { parseAddresses } from "./address.ts";
+import { type Address, parseAddresses } from "./address.ts";
 import { ConfigError } from "./config-error.ts";
 import { type GivenOption, MOUNT_OPTIONS, type MountOptionName, type MountWords } from "./mount-options.ts";
 import { formatSize, parseSeconds, parseSize } from "./units.ts";
@@ -26,8 +26,7 @@ export type LogLevel = (typeof LOG_LEVELS)[number];
 export interface MountConfig {
   /** Absolute, without symbolic links. */
   readonly mountpoint: string;
-  /** HOST:PORT each. */
-  readonly dataAddresses: readonly string[];
+  readonly dataAddresses: readonly Address[];
   /** null: as the credentials say. */
   readonly tenant: string | null;
   /** One: its tree is the mount. Several, or "all": each is a folder at the root. */
@@ -48,7 +47,7 @@ export interface MountConfig {
   readonly gid: number | null;
   readonly readOnly: boolean;
   readonly allowOther: boolean;
-  readonly defaultPermissions: boolean;
+  readonly nonEmpty: boolean;
   readonly writebackCache: boolean;
   /** nodev, nosuid, noexec, noatime, nodiratime. */
   readonly kernelFlags: readonly string[];
@@ -111,7 +110,9 @@ const SCHEMAS = {
   gid: integer("a group number", ID_MAX),
   ro: flag,
   allow_other: flag,
-  default_permissions: flag,
+  // The filesystem itself checks no modes, so there is nothing to switch off.
+  default_permissions: text("true: the kernel always checks permissions", (value) => (value === "true" ? true : null)),
+  nonempty: flag,
   writeback_cache: flag,
   log_level: oneOf(LOG_LEVELS),
   log_file: path,
@@ -205,12 +206,13 @@ export function resolveMountConfig(
     gid: read("gid"),
     readOnly: read("ro") ?? false,
     allowOther: read("allow_other") ?? false,
-    defaultPermissions: needed("default_permissions"),
+    nonEmpty: read("nonempty") ?? false,
     writebackCache: read("writeback_cache") ?? false,
     kernelFlags: [...kernelFlags],
     logLevel: needed("log_level"),
     logFile: absolute("log_file"),
   };
+  needed("default_permissions");
   if (config.tenant === null && config.credentialsPath === null) {
     throw new ConfigError("no tenant given: use --tenant NAME or KISEKI_TENANT, or --credentials FILE, which names one");
   }
