@@ -1,5 +1,5 @@
 /** What `kiseki namespace` does; loaded only for it. */
-import { parseAddresses } from "../config/address.ts";
+import { formatAddress, parseAddresses } from "../config/address.ts";
 import { findCredentials } from "../config/credentials-path.ts";
 import { readCredentialsFile } from "../crypto/credentials.ts";
 import { NAMESPACE_NAME_PATTERN, SESSION_ID_BYTES } from "../protocol/limits.ts";
@@ -25,7 +25,7 @@ async function withNode<T>(options: NodeOptions, work: (client: NodeClient) => P
   // Only the TLS identity is needed here.
   credentials.kek.fill(0);
   const client = new NodeClient({
-    addrs: addresses,
+    addrs: addresses.map(formatAddress),
     tls: { ca: credentials.ca, cert: credentials.cert, key: credentials.key },
     sessionId: crypto.getRandomValues(new Uint8Array(SESSION_ID_BYTES)),
     role: "meta",
