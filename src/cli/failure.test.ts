@@ -32,6 +32,12 @@ test("every refusal of a node has a status", () => {
   for (const code of NODE_ERRORS) expect(failureOf(new NodeError(code)).exitStatus).toBeGreaterThan(0);
 });
 
+test("an unreachable node is described in words", () => {
+  expect(failureOf(new TransportError("unreachable", "10.0.0.1:9100: ECONNREFUSED")).message).toBe(
+    "10.0.0.1:9100: connection refused; is the storage node running, and is --data-addr right?",
+  );
+});
+
 test("a system error is a sentence", () => {
   let caught: unknown;
   try {

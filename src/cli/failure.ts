@@ -31,22 +31,32 @@ export interface Failure {
   readonly stack?: string;
 }
 
+/** Codes of the system in messages about connections, in words. */
+const CONNECTION_CODES = new Map([
+  ["ECONNREFUSED", "connection refused"],
+  ["ECONNRESET", "connection reset"],
+  ["EHOSTUNREACH", "no route to host"],
+  ["ENETUNREACH", "network is unreachable"],
+  ["ENOTFOUND", "no such host"],
+]);
+
 function transportFailure(error: TransportError): Failure {
+  const said = error.message.replace(/\bE[A-Z]{4,}\b/g, (code) => CONNECTION_CODES.get(code) ?? code);
   switch (error.kind) {
     case "unreachable":
     case "timeout":
     case "closed":
     case "aborted":
-      return { exitStatus: ExitStatus.unreachable, message: `${error.message}; is the storage node running, and is --data-addr right?` };
+      return { exitStatus: ExitStatus.unreachable, message: `${said}; is the storage node running, and is --data-addr right?` };
     case "tls":
       return {
         exitStatus: ExitStatus.notAuthorized,
-        message: `${error.message}; do the credentials belong to this cluster, and are they still valid?`,
+        message: `${said}; do the credentials belong to this cluster, and are they still valid?`,
       };
     case "not_authorized":
       return {
         exitStatus: ExitStatus.notAuthorized,
-        message: `${error.message}; ask the operator of the storage node for valid credentials`,
+        message: `${said}; ask the operator of the storage node for valid credentials`,
       };
   }
 }

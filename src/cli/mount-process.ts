@@ -1,7 +1,10 @@
 /** The process behind a mount: puts the layers together and keeps them until the mount ends. */
+import { formatAddress } from "../config/address.ts";
 import type { MountConfig } from "../config/mount-config.ts";
 import type { Credentials } from "../crypto/credentials.ts";
 import type { Logger } from "../log.ts";
+import { runMount } from "../mount/run.ts";
+import { openFilesystem } from "./open-filesystem.ts";
 
 export interface MountJob {
   readonly config: MountConfig;
@@ -13,11 +16,44 @@ export interface MountJob {
   readonly onReady: () => void;
 }
 
+/** What mount and df show as the source, in the form that mount(8) takes: node:9100/tenant/namespace. */
+function sourceOf(config: MountConfig, tenant: string): string {
+  const namespaces = config.namespaces === "all" ? "all" : config.namespaces.join(",");
+  return `${config.dataAddresses.map(formatAddress).join(",")}/${tenant}/${namespaces}`;
+}
+
 /**
  * Mounts, and returns when the mount has ended: by umount, or by `stop`, with everything flushed.
  * @throws CredentialsError, TransportError, NodeError, MountError before onReady; after it, whatever ended the mount.
  */
 export async function mountMain(job: MountJob): Promise<void> {
-  job.log.info({ mountpoint: job.config.mountpoint }, "mounting");
-  throw new Error("not there yet");
+  const { config, log } = job;
+  const source = sourceOf(config, job.credentials.tenant);
+  const filesystem = await openFilesystem(job);
+  try {
+    await runMount(filesystem.vfs, {
+      mountpoint: config.mountpoint,
+      source,
+      attrTimeoutSec: config.attrTimeoutMs / 1_000,
+      entryTimeoutSec: config.entryTimeoutMs / 1_000,
+      negativeTimeoutSec: config.entryTimeoutMs / 1_000,
+      uid: config.uid,
+      gid: config.gid,
+      readOnly: config.readOnly,
+      allowOther: config.allowOther,
+      nonEmpty: config.nonEmpty,
+      writebackCache: config.writebackCache,
+      generic: config.kernelFlags,
+      log,
+      stop: job.stop,
+      onReady: ({ mountpoint, kernelCache }) => {
+        filesystem.attach(kernelCache);
+        log.info({ mountpoint, source }, "mounted");
+        job.onReady();
+      },
+    });
+  } finally {
+    await filesystem.close();
+  }
+  log.info({ mountpoint: config.mountpoint }, "unmounted");
 }

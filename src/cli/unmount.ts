@@ -1,5 +1,9 @@
 /** What kiseki umount does. */
 import { open } from "node:fs/promises";
+import { MNT_DETACH } from "../../ffi/libc/constants.ts";
+import { LibcError } from "../../ffi/libc/errors.ts";
+import { umount2 } from "../../ffi/libc/libc.ts";
+import { Errno } from "../fs/errno.ts";
 import { CliError, ExitStatus } from "./failure.ts";
 import { isKisekiMount, resolveMountpoint } from "./mountpoint.ts";
 import { findRuntimeEntry, isRunning, type RuntimeEntry } from "./runtime-file.ts";
@@ -50,20 +54,38 @@ async function flush(mountpoint: string): Promise<void> {
 
 function detach(mountpoint: string, options: UmountOptions): void {
   const lazy = options.lazy === true || options.force === true;
-  const command =
-    process.getuid?.() === 0
-      ? ["umount", "--no-canonicalize", ...(lazy ? ["--lazy"] : []), "--", mountpoint]
-      : ["fusermount3", "-u", ...(lazy ? ["-z"] : []), "--", mountpoint];
-  const result = Bun.spawnSync(command, { stdin: "ignore", stdout: "ignore", stderr: "pipe" });
-  if (result.success) return;
-  const said = result.stderr.toString().trim();
-  if (/busy/i.test(said)) {
+  const reason = process.geteuid?.() === 0 ? detachAsRoot(mountpoint, lazy) : detachAsUser(mountpoint, lazy);
+  if (reason === null) return;
+  if (/busy/i.test(reason)) {
     throw new CliError(
       ExitStatus.failure,
       `${mountpoint}: in use; close the files and shells in it (fuser -vm ${mountpoint} shows them), or use --lazy`,
     );
   }
-  throw new CliError(ExitStatus.failure, said.replace(/^\w+: /, ""));
+  throw new CliError(ExitStatus.failure, `${mountpoint}: can't be unmounted (${reason})`);
+}
+
+/** Returns why it failed, or null. */
+function detachAsRoot(mountpoint: string, lazy: boolean): string | null {
+  try {
+    umount2(mountpoint, lazy ? MNT_DETACH : 0);
+    return null;
+  } catch (error) {
+    if (!(error instanceof LibcError)) throw error;
+    return error.errno === Errno.EBUSY ? "busy" : error.message;
+  }
+}
+
+/** fusermount3 may, where the caller of umount2(2) may not. Returns why it failed, or null. */
+function detachAsUser(mountpoint: string, lazy: boolean): string | null {
+  const command = ["fusermount3", "-u", ...(lazy ? ["-z"] : []), "--", mountpoint];
+  const result = Bun.spawnSync(command, { stdin: "ignore", stdout: "ignore", stderr: "pipe" });
+  return result.success
+    ? null
+    : result.stderr
+        .toString()
+        .trim()
+        .replace(/^fusermount3: /, "");
 }
 
 async function ended(entry: RuntimeEntry): Promise<void> {
