@@ -12,9 +12,12 @@ import { IN_FLIGHT_MAX, LEASE_MS } from "../protocol/limits.ts";
 import { type AnswerOf, type OpName, PROTOCOL_VERSION, type RequestOf } from "../protocol/messages.ts";
 import { parseAddress } from "./address.ts";
 import { backoffMs } from "./backoff.ts";
+import type { CallOptions, CallResult, ClientRequestOp, NodeClientLogger, NodeClientOptions } from "./node-client-options.ts";
 import { HELLO_REQUEST_ID, type NodeLink, openLink, worstFailure } from "./node-link.ts";
 import { tcpTls } from "./tcp-tls.ts";
-import type { TlsIdentity, Transport } from "./transport.ts";
+import type { Transport } from "./transport.ts";
+
+export type { CallOptions, CallResult, ClientRequestOp, NodeClientLogger, NodeClientOptions, StateDetail } from "./node-client-options.ts";
 
 /** Requests in flight at most. A little below the node's limit, where it stops reading: pings must still get through. */
 const CLIENT_IN_FLIGHT_MAX = IN_FLIGHT_MAX - 16;
@@ -27,58 +30,12 @@ const BYE_WAIT_MS = 1_000;
 /** Requests in flight, and for this many leases not a byte in either direction: the node is gone, whatever TCP thinks. */
 const SILENCE_LEASES = 3;
 
-export type ClientRequestOp = Exclude<OpName, "hello" | "recall">;
-
-export interface NodeClientLogger {
-  debug(fields: object, message: string): void;
-  warn(fields: object, message: string): void;
-}
-
-export interface NodeClientOptions {
-  /** "host:port" of the cluster's nodes, tried in turn. */
-  readonly addrs: readonly string[];
-  readonly tls: TlsIdentity;
-  /** SESSION_ID_BYTES random bytes, the same for all connections of one client process. */
-  readonly sessionId: Uint8Array;
-  /** "meta" holds leases, sends heartbeats and ends its session with bye; "data" only moves chunks. */
-  readonly role: "meta" | "data";
-  readonly clientVersion: string;
-  readonly requestTimeoutMs: number;
-  readonly connectTimeoutMs: number;
-  /** Lets go of what is cached of these inodes; the node is answered when it resolves, and told of the failure when it rejects. */
-  readonly onRecall?: (ns: string, inos: number[]) => void | Promise<void>;
-  readonly onState?: (state: "connected" | "disconnected", detail: StateDetail) => void;
-  readonly logger?: NodeClientLogger;
-  readonly transport?: Transport;
-}
-
-export interface StateDetail {
-  /** "connected": false when the node knows the session no more: leases and deleted-but-open files are lost. */
-  readonly resumed?: boolean;
-  readonly addr?: string;
-  /** "disconnected": why. */
-  readonly reason?: string;
-}
-
-export interface CallOptions {
-  /** Raw part of the request (chunkPut). Must not change before the call settles. */
-  readonly body?: readonly Uint8Array[];
-  /** Where the answer's body is to go; it is written from its start, and by nobody after the call has settled. */
-  readonly bodyInto?: Uint8Array;
-  readonly timeoutMs?: number;
-  readonly signal?: AbortSignal;
-}
-
-export interface CallResult<O extends OpName> {
-  answer: AnswerOf<O>;
-  /** The body: within `bodyInto` if that was given, empty if there is none. */
-  body: Uint8Array;
-}
-
 interface Pending {
   readonly id: number;
   readonly op: OpName;
   readonly parts: Uint8Array[];
+  /** The client's own ping or bye: it does not outlive the link. */
+  readonly own: boolean;
   readonly hasBody: boolean;
   readonly bodyInto: Uint8Array | undefined;
   readonly timeoutMs: number;
@@ -110,6 +67,7 @@ export class NodeClient {
   #leaseValidUntilMs = 0;
   #progressBytes = 0;
   #progressAtMs = 0;
+  #backlog = false;
 
   /** Sent on the present link, not answered. */
   readonly #sent = new Map<number, Pending>();
@@ -177,6 +135,7 @@ export class NodeClient {
         id,
         op,
         parts: encodeRequestFrame(op, id, request, body), // what it throws rejects this Promise
+        own: false,
         hasBody: body !== undefined,
         bodyInto,
         timeoutMs,
@@ -271,7 +230,7 @@ export class NodeClient {
       const id = this.#newId();
       const deadlineMs = performance.now() + timeoutMs;
       const parts = encodeRequestFrame(op, id, {});
-      const never = { hasBody: false, bodyInto: undefined, signal: undefined, onAbort: undefined, sentAtMs: 0, sentEndBytes: 0 };
+      const never = { own: true, hasBody: false, bodyInto: undefined, signal: undefined, onAbort: undefined, sentAtMs: 0, sentEndBytes: 0 };
       this.#send({ id, op, parts, timeoutMs, deadlineMs, resolve: () => resolve(), reject, ...never });
       this.#sweepTimer ??= setTimeout(this.#sweep, DEADLINE_SWEEP_MS);
     });
@@ -423,6 +382,7 @@ export class NodeClient {
     this.#leaseMs = link.hello.leaseMs;
     this.#leaseValidUntilMs = link.helloSentAtMs + this.#leaseMs;
     this.#progressBytes = 0;
+    this.#backlog = false;
     this.#progressAtMs = performance.now();
     this.#heartbeatTimer = setInterval(this.#heartbeat, Math.max(1, this.#leaseMs / 3));
     this.#logger?.debug({ addr: link.addr, resumed: link.hello.resumed }, "connected");
@@ -446,12 +406,10 @@ export class NodeClient {
     if (this.#link !== link) return;
     this.#dropLink();
     this.#logger?.debug({ addr: link.addr, reason }, "disconnected");
-    const again = [...this.#sent.values()].filter((pending) => pending.op !== "ping" && pending.op !== "bye");
-    for (const pending of this.#sent.values()) {
-      if (pending.op === "ping" || pending.op === "bye") pending.reject(new TransportError("closed", reason));
-    }
+    const sent = [...this.#sent.values()];
     this.#sent.clear();
-    this.#waiting = new Set([...again, ...this.#waiting]);
+    this.#waiting = new Set([...sent.filter((pending) => !pending.own), ...this.#waiting]);
+    for (const pending of sent) if (pending.own) pending.reject(new TransportError("closed", reason));
     this.#options.onState?.("disconnected", { reason, addr: link.addr });
     this.#retryLater();
   }
@@ -473,9 +431,11 @@ export class NodeClient {
     const link = this.#link;
     if (link === null) return;
     const nowMs = performance.now();
-    const { writtenBytes } = link.connection;
-    if (writtenBytes !== this.#progressBytes || this.#sent.size === 0) this.#progressAtMs = nowMs;
+    const { acceptedBytes, writtenBytes } = link.connection;
+    // A long upload that moves is a sign of life; a ping that the kernel has taken is none.
+    if (this.#sent.size === 0 || (this.#backlog && writtenBytes !== this.#progressBytes)) this.#progressAtMs = nowMs;
     this.#progressBytes = writtenBytes;
+    this.#backlog = acceptedBytes > writtenBytes;
     if (nowMs - Math.max(this.#progressAtMs, link.receivedAtMs) > SILENCE_LEASES * this.#leaseMs) {
       link.connection.destroy("the node is silent");
     } else if (this.#options.role === "meta" || this.#sent.size > 0) {

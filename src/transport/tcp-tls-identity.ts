@@ -3,7 +3,7 @@ import { X509Certificate } from "node:crypto";
 import type { Peer, TlsIdentity } from "./transport.ts";
 
 /** The name that the cluster's CA gives to storage nodes and to nobody else. */
-const NODE_URI = /^spiffe:\/\/[a-z0-9._-]+\/node\/[a-z0-9._-]+$/i;
+const NODE_URI = /^spiffe:\/\/[^/]+\/node\/[^/]+$/;
 
 /** The names of a certificate that the TLS layer has already verified. */
 export function peerOf(certificate: X509Certificate): Peer {

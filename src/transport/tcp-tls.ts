@@ -146,49 +146,52 @@ function connect(options: ConnectOptions): Promise<Connection> {
     }
   };
 
-  Bun.connect<ClientSocketState>({
-    hostname: options.host,
-    port: options.port,
-    data: { connection: null, error: null },
-    // rejectUnauthorized: the verdict is `error` in handshake, before which nothing is sent.
-    tls: { ...tlsOptions(options.tls), rejectUnauthorized: false },
-    socket: {
-      open(socket) {
-        socketOf = socket;
-        if (settled) socket.terminate();
+  // Promise.try: options that cannot be used are thrown, not rejected.
+  Promise.try(() =>
+    Bun.connect<ClientSocketState>({
+      hostname: options.host,
+      port: options.port,
+      data: { connection: null, error: null },
+      // rejectUnauthorized: the verdict is `error` in handshake, before which nothing is sent.
+      tls: { ...tlsOptions(options.tls), rejectUnauthorized: false },
+      socket: {
+        open(socket) {
+          socketOf = socket;
+          if (settled) socket.terminate();
+        },
+        handshake(socket, success, error) {
+          const code = codeOf(error);
+          if (error !== null && code !== HOST_NAME_MISMATCH) {
+            const verified = code !== "EPROTO" && code !== "ECONNRESET";
+            const text = verified ? verifyErrorText("the node's", code, error.message) : alertText(error);
+            fail(new TransportError(code === "ECONNRESET" ? "unreachable" : "tls", `${where}: ${text}`, { cause: error }));
+          } else if (!success && code !== HOST_NAME_MISMATCH) {
+            fail(new TransportError("tls", `${where}: TLS handshake failed`));
+          } else {
+            succeed(socket);
+          }
+        },
+        data(socket, bytes) {
+          socket.data.connection?.received(bytes);
+        },
+        drain(socket) {
+          socket.data.connection?.drained();
+        },
+        error(socket, error) {
+          socket.data.error = alertText(error);
+          socket.data.connection?.destroy(socket.data.error);
+        },
+        close(socket, error) {
+          const reason = socket.data.error ?? error?.message ?? "closed by the peer";
+          socket.data.connection?.ended(reason);
+          fail(new TransportError("unreachable", `${where}: ${reason}`));
+        },
+        connectError(_socket, error) {
+          fail(new TransportError("unreachable", `${where}: ${codeOf(error) ?? messageOf(error)}`, { cause: error }));
+        },
       },
-      handshake(socket, success, error) {
-        const code = codeOf(error);
-        if (error !== null && code !== HOST_NAME_MISMATCH) {
-          const verified = code !== "EPROTO" && code !== "ECONNRESET";
-          const text = verified ? verifyErrorText("the node's", code, error.message) : alertText(error);
-          fail(new TransportError(code === "ECONNRESET" ? "unreachable" : "tls", `${where}: ${text}`, { cause: error }));
-        } else if (!success && code !== HOST_NAME_MISMATCH) {
-          fail(new TransportError("tls", `${where}: TLS handshake failed`));
-        } else {
-          succeed(socket);
-        }
-      },
-      data(socket, bytes) {
-        socket.data.connection?.received(bytes);
-      },
-      drain(socket) {
-        socket.data.connection?.drained();
-      },
-      error(socket, error) {
-        socket.data.error = alertText(error);
-        socket.data.connection?.destroy(socket.data.error);
-      },
-      close(socket, error) {
-        const reason = socket.data.error ?? error?.message ?? "closed by the peer";
-        socket.data.connection?.ended(reason);
-        fail(new TransportError("unreachable", `${where}: ${reason}`));
-      },
-      connectError(_socket, error) {
-        fail(new TransportError("unreachable", `${where}: ${codeOf(error) ?? messageOf(error)}`, { cause: error }));
-      },
-    },
-  }).catch((error: unknown) => {
+    }),
+  ).catch((error: unknown) => {
     // Bun.connect throws TypeErrors and OpenSSL's own for certificates and keys that it cannot use.
     const code = codeOf(error);
     const ours = code?.startsWith("ERR_OSSL") === true;
