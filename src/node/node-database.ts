@@ -5,6 +5,7 @@
 import { Database, type Statement } from "bun:sqlite";
 import { NodeError } from "../protocol/errors.ts";
 import { KEY_EPOCHS_MAX } from "../protocol/limits.ts";
+import { closeDatabase } from "./engines/sqlite-database.ts";
 import { toNodeError } from "./engines/sqlite-errors.ts";
 
 const SCHEMA = `
@@ -19,6 +20,7 @@ export interface StoredSession {
 
 export class NodeDatabase {
   readonly #db: Database;
+  readonly #sessions: Statement<StoredSession, []>;
   readonly #addSession: Statement<unknown, [Uint8Array, string]>;
   readonly #removeSession: Statement<unknown, [Uint8Array]>;
   readonly #keys: Statement<{ epoch: number; wrapped: Uint8Array }, [string]>;
@@ -43,6 +45,7 @@ export class NodeDatabase {
       throw error;
     }
     this.#db = db;
+    this.#sessions = db.prepare("SELECT session, tenant FROM sessions");
     this.#addSession = db.prepare("INSERT OR IGNORE INTO sessions(session, tenant) VALUES(?, ?)");
     this.#removeSession = db.prepare("DELETE FROM sessions WHERE session = ?");
     this.#keys = db.prepare("SELECT epoch, wrapped FROM keys WHERE tenant = ? ORDER BY epoch");
@@ -50,7 +53,7 @@ export class NodeDatabase {
   }
 
   sessions(): StoredSession[] {
-    return this.#guard(() => this.#db.query<StoredSession, []>("SELECT session, tenant FROM sessions").all());
+    return this.#guard(() => this.#sessions.all());
   }
 
   addSession(session: Uint8Array, tenant: string): void {
@@ -82,6 +85,6 @@ export class NodeDatabase {
   }
 
   close(): void {
-    this.#db.close();
+    closeDatabase(this.#db, [this.#sessions, this.#addSession, this.#removeSession, this.#keys, this.#addKey]);
   }
 }

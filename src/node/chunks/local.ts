@@ -37,6 +37,8 @@ export class LocalChunkStore implements ChunkStore {
   readonly #root: string;
   readonly #aside: string;
   readonly #known = new Set<string>();
+  /** Ids whose file failed its checksum: the next put writes it anew. */
+  readonly #damaged = new Set<string>();
   /** Puts and deletes in flight by id: of one id there is one at a time. */
   readonly #busy = new Map<string, Promise<unknown>>();
   /** Ids whose deletion is being decided or done. */
@@ -101,11 +103,12 @@ export class LocalChunkStore implements ChunkStore {
     const path = this.#path(id);
     return await this.#alone(id, async () => {
       try {
-        if (await this.#touch(path, body.length)) {
+        if (!this.#damaged.has(chunkName(id)) && (await this.#touch(path, body.length))) {
           this.#remember(chunkName(id));
           return { existed: true };
         }
         await this.#write(path, body);
+        this.#damaged.delete(chunkName(id));
         this.#remember(chunkName(id));
         return { existed: false };
       } catch (error) {
@@ -166,7 +169,7 @@ export class LocalChunkStore implements ChunkStore {
     }
     try {
       const totalBytes = (await handle.stat()).size - TRAILER_BYTES;
-      if (totalBytes < 0) throw new NodeError("damaged", `chunk ${hex(id)} is cut short`);
+      if (totalBytes < 0) throw this.#damage(id, "is cut short");
       const end = Math.min(totalBytes, offset + length);
       if (offset >= end) return { bytes: new Uint8Array(0), totalBytes };
       const whole = offset === 0 && end === totalBytes;
@@ -175,17 +178,22 @@ export class LocalChunkStore implements ChunkStore {
       let read = 0;
       while (read < wanted) {
         const { bytesRead } = await handle.read(buffer, read, wanted - read, offset + read);
-        if (bytesRead === 0) throw new NodeError("damaged", `chunk ${hex(id)} is cut short`);
+        if (bytesRead === 0) throw this.#damage(id, "is cut short");
         read += bytesRead;
       }
       const bytes = buffer.subarray(0, end - offset);
-      if (whole && !trailerFits(buffer)) throw new NodeError("damaged", `chunk ${hex(id)} fails its checksum`);
+      if (whole && !trailerFits(buffer)) throw this.#damage(id, "fails its checksum");
       return { bytes, totalBytes };
     } catch (error) {
       throw toNodeError(error);
     } finally {
       await handle.close();
     }
+  }
+
+  #damage(id: Uint8Array, how: string): NodeError {
+    this.#damaged.add(chunkName(id));
+    return new NodeError("damaged", `chunk ${hex(id)} ${how}`);
   }
 
   exists(id: Uint8Array): boolean {

@@ -88,7 +88,8 @@ export function openShardDatabase(path: string): Database {
     db.run("PRAGMA wal_autocheckpoint=0");
     db.run("PRAGMA temp_store=MEMORY");
     db.run(`PRAGMA cache_size=-${CACHE_KIB}`);
-    const version = db.query<{ user_version: number }, []>("PRAGMA user_version").get()?.user_version ?? 0;
+    using userVersion = db.prepare<{ user_version: number }, []>("PRAGMA user_version");
+    const version = userVersion.get()?.user_version ?? 0;
     if (version === 0) {
       db.transaction(() => {
         db.run(SCHEMA);
@@ -142,6 +143,12 @@ export function prepareStatements(db: Database): Statements {
     setMeta: db.prepare("INSERT OR REPLACE INTO meta(name, value) VALUES(?, ?)"),
     getMeta: db.prepare("SELECT value FROM meta WHERE name = ?"),
   };
+}
+
+/** Closes the file. A statement left open would keep it, and its lock. */
+export function closeDatabase(db: Database, statements: Iterable<Pick<Statement, "finalize">>): void {
+  for (const statement of statements) statement.finalize();
+  db.close();
 }
 
 /** Checksum of what a record row says, chunks aside (they carry their own). */

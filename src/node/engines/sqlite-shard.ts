@@ -14,7 +14,7 @@ import type { Counters, Delta, InodeBundle, ListEntry, StoredRecord } from "../.
 import { AppliedDeltas } from "./applied-deltas.ts";
 import type { CommitOutcome, CommitRequest, RangeAnswer, Shard, ShardEvent } from "./engine.ts";
 import { DeltaApplier, newChunksOf } from "./sqlite-apply.ts";
-import { openShardDatabase, prepareStatements, type Statements } from "./sqlite-database.ts";
+import { closeDatabase, openShardDatabase, prepareStatements, type Statements } from "./sqlite-database.ts";
 import { isDiskFailure, toNodeError } from "./sqlite-errors.ts";
 import { ShardReads } from "./sqlite-reads.ts";
 import { verifyShard } from "./sqlite-verify.ts";
@@ -70,8 +70,10 @@ export class SqliteShard implements Shard {
     } catch (error) {
       throw toNodeError(error);
     }
+    let statements: Statements | null = null;
     try {
-      this.#sql = prepareStatements(this.#db);
+      statements = prepareStatements(this.#db);
+      this.#sql = statements;
       this.#reads = new ShardReads(this.#sql);
       this.#applied = new AppliedDeltas(this.#sql);
       this.#applier = new DeltaApplier(this.#sql, this.#applied);
@@ -85,7 +87,7 @@ export class SqliteShard implements Shard {
       this.#checkpoint();
       syncFolder(dirname(path));
     } catch (error) {
-      this.#db.close();
+      closeDatabase(this.#db, statements === null ? [] : Object.values(statements));
       throw toNodeError(error);
     }
   }
@@ -362,6 +364,6 @@ export class SqliteShard implements Shard {
     await this.#wal.sync().catch(() => {});
     this.#wal.close();
     this.#tryCheckpoint();
-    this.#db.close();
+    closeDatabase(this.#db, Object.values(this.#sql));
   }
 }

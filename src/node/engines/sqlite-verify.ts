@@ -13,11 +13,12 @@ function hex(bytes: Uint8Array): string {
 
 /** One line for each damage. `onChunk` gets each chunk that some record refers to, once. */
 export async function* verifyShard(db: Database, onChunk: (id: Uint8Array) => void): AsyncGenerator<string> {
-  for (const row of db.query<{ integrity_check: string }, []>("PRAGMA integrity_check").all()) {
+  using integrity = db.prepare<{ integrity_check: string }, []>("PRAGMA integrity_check");
+  for (const row of integrity.all()) {
     if (row.integrity_check !== "ok") yield `database: ${row.integrity_check}`;
   }
   const declared = new Map<string, number>();
-  const page = db.query<KeyedRecordRow & { chunks: Uint8Array | null }, [Uint8Array, number]>(
+  using page = db.prepare<KeyedRecordRow & { chunks: Uint8Array | null }, [Uint8Array, number]>(
     "SELECT key, version, link, crc, chunks, value FROM records WHERE key > ? ORDER BY key LIMIT ?",
   );
   for (let after: Uint8Array = new Uint8Array(0); ; ) {
@@ -38,7 +39,8 @@ export async function* verifyShard(db: Database, onChunk: (id: Uint8Array) => vo
     await new Promise((resolve) => setImmediate(resolve));
   }
   for (const name of declared.keys()) onChunk(chunkIdOf(name));
-  for (const { id, refs } of db.query<{ id: Uint8Array; refs: number }, []>("SELECT id, refs FROM chunk_refs").all()) {
+  using counted = db.prepare<{ id: Uint8Array; refs: number }, []>("SELECT id, refs FROM chunk_refs");
+  for (const { id, refs } of counted.all()) {
     const expected = declared.get(chunkName(id)) ?? 0;
     declared.delete(chunkName(id));
     if (refs !== expected) yield `chunk ${hex(id)}: counted ${refs} references, records declare ${expected}`;
