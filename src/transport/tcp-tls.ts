@@ -1,6 +1,7 @@
 /**
- * TCP with TLS 1.3 and mutual certificates, on Bun's own sockets (Bun.listen and Bun.connect). They do all that is needed: node:tls,
- * which sits on top of them, showed no better round trip and moved 10 to 20 % fewer bytes in 4 MiB bodies.
+ * TCP with TLS 1.3 and mutual certificates, on Bun's own sockets (Bun.listen and Bun.connect), which do all that is needed. Beside
+ * node:tls, which sits on top of them, a 64-byte round trip took 30 us instead of 43 (two processes, loopback); in 4 MiB bodies the two
+ * could not be told apart.
  *
  * A peer is accepted only when its chain ends at the cluster's CA; then its names are read from the verified certificate.
  * - A node asks every client for a certificate. Bun still calls `handshake` for one that it is about to turn away (success may even be
