@@ -38,12 +38,14 @@ function fileName(mountpoint: string): string {
   return `${createHash("sha256").update(mountpoint).digest("hex").slice(0, 32)}.json`;
 }
 
-/** When the process started, in clock ticks since boot; null when there is none. */
+/** When the process started, in clock ticks since boot; null when it has ended. */
 function startTicksOf(pid: number): string | null {
   try {
-    // The second field is the command's name in parentheses, and may itself hold any character.
     const stat = readFileSync(`/proc/${pid}/stat`, "latin1");
-    return stat.slice(stat.lastIndexOf(")") + 2).split(" ")[19] ?? null;
+    // The second field is the command's name in parentheses, and may itself hold any character. The third is the state.
+    const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
+    // A zombie has ended and waits for its parent, which in a container may never come.
+    return fields[0] === "Z" || fields[0] === "X" ? null : (fields[19] ?? null);
   } catch {
     return null;
   }
