@@ -33,9 +33,9 @@ export interface ChunkRef {
 
 /** "kskc" */
 const CHUNK_MAGIC = 0x6b_73_6b_63;
-export const CHUNK_VERSION = 1;
+const CHUNK_VERSION = 1;
 const BLOCK_LOG2 = Math.log2(BLOCK_BYTES);
-export const SEALED_BLOCK_BYTES = BLOCK_BYTES + TAG_BYTES;
+const SEALED_BLOCK_BYTES = BLOCK_BYTES + TAG_BYTES;
 const NONCE_BYTES = 12;
 
 function checkBytes(bytes: number): void {
@@ -95,7 +95,7 @@ export function parseChunkHeader(header: Uint8Array): { epoch: number; bytes: nu
 }
 
 /** The id of the chunk whose plaintext the parts make up, in order. */
-export function chunkId(keys: EpochKeys, parts: readonly Uint8Array[]): Uint8Array {
+function chunkId(keys: EpochKeys, parts: readonly Uint8Array[]): Uint8Array {
   const hasher = keys.chunkId.begin();
   for (const part of parts) hasher.update(part);
   return new Uint8Array(hasher.digest());

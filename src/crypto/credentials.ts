@@ -15,9 +15,8 @@ import { xchacha20poly1305 } from "@noble/ciphers/chacha.js";
 import { argon2id } from "hash-wasm";
 import { z } from "zod";
 import { TENANT_NAME_PATTERN } from "../protocol/limits.ts";
+import { KEK_BYTES } from "./key-ring.ts";
 
-/** AES-256 key that wraps the tenant's data keys. */
-export const KEK_BYTES = 32;
 /** XChaCha20-Poly1305 nonce (draft-irtf-cfrg-xchacha): long enough to be random. */
 const NONCE_BYTES = 24;
 /** RFC 9106 section 3.1 recommends 128 bits. */

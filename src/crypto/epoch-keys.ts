@@ -6,7 +6,7 @@ export const DATA_KEY_BYTES = 32;
 /** The epoch whose name keys hash all names of a namespace. */
 export const FIRST_EPOCH = 1;
 /** Epochs are u32 in every sealed format. */
-export const EPOCH_MAX = 2 ** 32 - 1;
+const EPOCH_MAX = 2 ** 32 - 1;
 /** HKDF info labels. A changed format gets a new label, so that no key ever serves two formats. */
 export const KeyLabel = {
   chunkId: "kiseki/v1/chunk-id",

@@ -1,6 +1,6 @@
 /** HMAC-SHA256 and HKDF-SHA256 (RFC 2104, RFC 5869) on Bun's native hasher, for many short messages under one key. */
 
-export const SHA256_BYTES = 32;
+const SHA256_BYTES = 32;
 
 /**
  * A keyed hasher whose two key blocks are hashed once. Measured with a 28-byte message: `copy`, `update`, `digest` into a

@@ -11,11 +11,12 @@
  * first epoch for good, because a lookup must find an entry whenever it was made; all else is sealed under the newest epoch.
  */
 import { aeskw } from "@noble/ciphers/aes.js";
-import { KEK_BYTES } from "./credentials.ts";
 import { checkEpoch, DATA_KEY_BYTES, EpochKeys, FIRST_EPOCH } from "./epoch-keys.ts";
 import { IntegrityError } from "./integrity-error.ts";
 import { NamespaceKeys } from "./namespace-keys.ts";
 
+/** AES-256 key that wraps the tenant's data keys. */
+export const KEK_BYTES = 32;
 /** "kskd": says what was wrapped. */
 const WRAP_MAGIC = 0x6b_73_6b_64;
 const WRAP_HEADER_BYTES = 8;

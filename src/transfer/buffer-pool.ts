@@ -21,8 +21,4 @@ export class BufferPool {
     if (waiter === undefined) this.#free.push(buffer);
     else waiter(buffer);
   }
-
-  get freeCount(): number {
-    return this.#free.length;
-  }
 }

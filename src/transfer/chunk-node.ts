@@ -19,7 +19,7 @@ export type NodeSettings = Pick<
 >;
 
 /** Chunks by way of a NodeClient that somebody else owns. */
-export function chunkNodeOf(client: NodeClient): ChunkNode {
+function chunkNodeOf(client: NodeClient): ChunkNode {
   return {
     async put(id, sealed, timeoutMs) {
       await client.call("chunkPut", { id }, { body: [sealed], timeoutMs });
