@@ -97,7 +97,7 @@ export class TransferPool {
    * Seals the `bytes` of plaintext in `cells` as one chunk and stores it; resolves when it is durable. The cells must not change meanwhile.
    * @throws NodeError, TransportError ("timeout" counts the wait for a Worker too), RangeError
    */
-  async put(cells: ArrayLike<number>, bytes: number, timeoutMs: number): Promise<ChunkRef> {
+  async put(cells: ArrayLike<number>, bytes: number, timeoutMs = this.#options.node.requestTimeoutMs): Promise<ChunkRef> {
     if (this.#inlineHasRoom(cells.length)) return await this.putInline(cells, bytes, timeoutMs);
     const ref = await this.#submit({ kind: "put", cells: Array.from(cells), bytes }, timeoutMs);
     if (ref === null) throw new Error("a put came back without a chunk");
@@ -109,7 +109,7 @@ export class TransferPool {
    * to the transfer until it settles; when it rejects, some may have been written.
    * @throws NodeError, TransportError, IntegrityError, RangeError
    */
-  async get(ref: ChunkRef, firstBlock: number, cells: ArrayLike<number>, timeoutMs: number): Promise<void> {
+  async get(ref: ChunkRef, firstBlock: number, cells: ArrayLike<number>, timeoutMs = this.#options.node.requestTimeoutMs): Promise<void> {
     if (this.#inlineHasRoom(cells.length)) return await this.getInline(ref, firstBlock, cells, timeoutMs);
     await this.#submit({ kind: "get", ref, firstBlock, cells: Array.from(cells) }, timeoutMs);
   }
