@@ -17,7 +17,7 @@ import { HELLO_REQUEST_ID, type NodeLink, openLink, worstFailure } from "./node-
 import { tcpTls } from "./tcp-tls.ts";
 import type { Transport } from "./transport.ts";
 
-export type { CallOptions, CallResult, ClientRequestOp, NodeClientLogger, NodeClientOptions, StateDetail } from "./node-client-options.ts";
+export type { CallOptions, CallResult, ClientRequestOp, NodeClientLogger, NodeClientOptions } from "./node-client-options.ts";
 
 /** Requests in flight at most. A little below the node's limit, where it stops reading: pings must still get through. */
 const CLIENT_IN_FLIGHT_MAX = IN_FLIGHT_MAX - 16;
@@ -296,7 +296,6 @@ export class NodeClient {
     // An answer that comes after its deadline.
     if (pending === undefined) return;
     if (pending.op !== frame.op) throw new ProtocolError(`answer to ${frame.op}, the request was ${pending.op}`);
-    this.#attempt = 0;
     this.#leaseValidUntilMs = Math.max(this.#leaseValidUntilMs, pending.sentAtMs + this.#leaseMs);
     if (frame.error) {
       const error = decodeError(frame.header);
@@ -305,9 +304,12 @@ export class NodeClient {
         this.#waiting.add(pending);
         this.#leave(link, error.message);
       } else {
+        this.#attempt = 0;
         this.#settle(pending)?.reject(error);
       }
     } else {
+      // Only work done shows that the node is well: one that sends everybody away is asked less and less often.
+      this.#attempt = 0;
       this.#settle(pending);
       try {
         pending.resolve({ answer: decodeAnswer(pending.op, frame.header), body: frame.body });
