@@ -36,8 +36,8 @@ function compile(): void {
       "--compile",
       "--minify",
       "--bytecode",
-      // Errors are logged by the names of their classes.
-      "--keep-names",
+      // Stacks in the log name source files and lines; 1.3 MB.
+      "--sourcemap",
       "--format=esm",
       // A binary that runs in any folder must not take settings, or code to preload, from there.
       "--no-compile-autoload-dotenv",

@@ -12,7 +12,6 @@ import type { Credentials } from "../crypto/credentials.ts";
 import { createLogger } from "../log.ts";
 import { CliError, ExitStatus, type Failure, failureOf } from "./failure.ts";
 import { isKisekiMount } from "./mountpoint.ts";
-import { writeRuntimeEntry } from "./runtime-file.ts";
 import { untilStopped } from "./stop-signal.ts";
 
 /** The kernel has answered the mount process already: its answer to us takes milliseconds. */
@@ -126,7 +125,6 @@ export async function runMountProcess(): Promise<void> {
     writeSync(1, `${JSON.stringify(message)}\n`);
     detachFromTerminal();
   };
-  let forget = (): void => {};
   try {
     const { mountMain } = await import("./mount-process.ts");
     await mountMain({
@@ -134,18 +132,13 @@ export async function runMountProcess(): Promise<void> {
       credentials: { ...handover.credentials, kek: Uint8Array.from(Buffer.from(handover.kek, "base64")) },
       log,
       stop: untilStopped(),
-      onReady: () => {
-        forget = writeRuntimeEntry(config.mountpoint);
-        answer({ ready: true });
-      },
+      onReady: () => answer({ ready: true }),
     });
   } catch (error) {
     const failure = failureOf(error);
     log.fatal({ err: error }, failure.message);
     answer({ failure: { exitStatus: failure.exitStatus, message: failure.message } });
     process.exitCode = failure.exitStatus;
-  } finally {
-    forget();
   }
 }
 

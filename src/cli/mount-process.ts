@@ -5,6 +5,7 @@ import type { Credentials } from "../crypto/credentials.ts";
 import type { Logger } from "../log.ts";
 import { runMount } from "../mount/run.ts";
 import { openFilesystem } from "./open-filesystem.ts";
+import { writeRuntimeEntry } from "./runtime-file.ts";
 
 export interface MountJob {
   readonly config: MountConfig;
@@ -22,6 +23,16 @@ function sourceOf(config: MountConfig, tenant: string): string {
   return `${config.dataAddresses.map(formatAddress).join(",")}/${tenant}/${namespaces}`;
 }
 
+/** Lets kiseki umount find this process. Returns how to take that back. A mount works without it: umount(8) needs none. */
+function makeKnown(mountpoint: string, log: Logger): () => void {
+  try {
+    return writeRuntimeEntry(mountpoint);
+  } catch (error) {
+    log.warn({ err: error }, "kiseki umount will not find this mount's process");
+    return () => {};
+  }
+}
+
 /**
  * Mounts, and returns when the mount has ended: by umount, or by `stop`, with everything flushed.
  * @throws CredentialsError, TransportError, NodeError, MountError before onReady; after it, whatever ended the mount.
@@ -30,6 +41,7 @@ export async function mountMain(job: MountJob): Promise<void> {
   const { config, log } = job;
   const source = sourceOf(config, job.credentials.tenant);
   const filesystem = await openFilesystem(job);
+  let forget = (): void => {};
   try {
     await runMount(filesystem.vfs, {
       mountpoint: config.mountpoint,
@@ -48,12 +60,14 @@ export async function mountMain(job: MountJob): Promise<void> {
       stop: job.stop,
       onReady: ({ mountpoint, kernelCache }) => {
         filesystem.attach(kernelCache);
+        forget = makeKnown(mountpoint, log);
         log.info({ mountpoint, source }, "mounted");
         job.onReady();
       },
     });
   } finally {
     await filesystem.close();
+    forget();
   }
   log.info({ mountpoint: config.mountpoint }, "unmounted");
 }
