@@ -1,5 +1,5 @@
 /** Bundles src/main.ts and its Workers into dist/kiseki. Run by scripts/build, which has installed what is needed. */
-import { copyFileSync, existsSync, mkdirSync, realpathSync, renameSync, statSync } from "node:fs";
+import { copyFileSync, existsSync, mkdirSync, realpathSync, renameSync, rmSync, statSync } from "node:fs";
 import { join } from "node:path";
 
 const REPO = join(import.meta.dir, "..");
@@ -55,6 +55,8 @@ function compile(): void {
   if (!result.success) {
     throw new Error(`bun build failed:\n${result.stdout.toString()}${result.stderr.toString()}`);
   }
+  // The binary holds them already.
+  for (const map of new Bun.Glob("*.map").scanSync(join(REPO, "dist"))) rmSync(join(REPO, "dist", map));
   // A running kiseki keeps the old file; it could not be overwritten in place (ETXTBSY).
   renameSync(aside, OUTPUT);
 }
