@@ -1,13 +1,14 @@
 /** What the filesystem needs of the connection to the storage node, and how its failures look to an application. */
 import { IntegrityError } from "../crypto/integrity-error.ts";
 import { NodeError, TransportError } from "../protocol/errors.ts";
-import type { AnswerOf, OpName, RequestOf } from "../protocol/messages.ts";
+import type { AnswerOf, RequestOf } from "../protocol/messages.ts";
+import type { ClientRequestOp } from "../transport/node-client-options.ts";
 import { FsError } from "./errno.ts";
 import { RecordFormatError } from "./inode-record.ts";
 
 /** The part of NodeClient (transport/node-client.ts) that src/fs uses. */
 export interface NodeCalls {
-  call<O extends OpName>(op: O, request: RequestOf<O>): Promise<{ answer: AnswerOf<O>; body: Uint8Array }>;
+  call<O extends ClientRequestOp>(op: O, request: RequestOf<O>): Promise<{ answer: AnswerOf<O>; body: Uint8Array }>;
   /** performance.now() clock: until then the node waits for this session before it answers another's conflicting commit. */
   readonly leaseValidUntilMs: number;
   readonly connected: boolean;

@@ -86,6 +86,16 @@ export class Segment {
     }
   }
 
+  /** A copy of bytes [at, at + length). */
+  copy(at: number, length: number): Uint8Array {
+    const pieces: Uint8Array[] = [];
+    const cells: number[] = [];
+    this.pieces(at, length, pieces, cells);
+    const copy = Buffer.concat(pieces, length);
+    this.#arena.unpinAll(cells);
+    return copy;
+  }
+
   /** Gives the cells up: to the cache when `stored` is set and caching is on, else to the free ones. Returns how many there were. */
   releaseCells(cache: boolean): number {
     const cells = this.#cells;

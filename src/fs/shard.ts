@@ -4,8 +4,9 @@
 import { nameHash, xattrNameHash } from "../crypto/name-hash.ts";
 import type { NamespaceKeys } from "../crypto/namespace-keys.ts";
 import { openRecord, sealRecord } from "../crypto/record-seal.ts";
-import type { AnswerOf, Bump, Check, Counters, InodeBundle, InodeWant, OpName, RequestOf, StoredRecord } from "../protocol/messages.ts";
+import type { AnswerOf, Bump, Check, Counters, InodeBundle, InodeWant, RequestOf, StoredRecord } from "../protocol/messages.ts";
 import { dentryKey, inodeKey, prefixEnd, regionKey, regionOfKey, regionPrefix, xattrKey, xattrPrefix } from "../protocol/record-keys.ts";
+import type { ClientRequestOp } from "../transport/node-client-options.ts";
 import { decodeRegion, type StoredMap } from "./composition.ts";
 import { ExtentMap } from "./extent-map.ts";
 import { decodeDentry, decodeInode, type InodeAttributes } from "./inode-record.ts";
@@ -225,7 +226,7 @@ export class Shard {
     }
   }
 
-  async #call<O extends OpName>(op: O, request: RequestOf<O>): Promise<{ answer: AnswerOf<O> }> {
+  async #call<O extends ClientRequestOp>(op: O, request: RequestOf<O>): Promise<{ answer: AnswerOf<O> }> {
     try {
       return await this.#calls.call(op, request);
     } catch (error) {

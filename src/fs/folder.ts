@@ -1,0 +1,127 @@
+/** What this client knows of a folder's entries: some names, names known to be absent, or all of them. */
+import type { Counters } from "../protocol/messages.ts";
+import type { Name } from "./vfs.ts";
+
+/** An entry; `number` 0: the name is known to be absent. */
+export interface FolderEntry {
+  readonly number: number;
+  readonly type: number;
+  readonly version: number;
+  readonly cookie: number;
+}
+
+/** Names known to be absent that a folder remembers; beyond it they are forgotten. */
+const ABSENT_NAMES_MAX = 4_096;
+/** Entries that one folder keeps in memory (some 150 bytes each); larger folders are read page by page. */
+export const FOLDER_ENTRIES_MAX = 131_072;
+
+export class Folder {
+  readonly #entries = new Map<Name, FolderEntry>();
+  #absentCount = 0;
+  /** performance.now() until which an unleased folder's entries may be used. */
+  validUntilMs = 0;
+  /** Lookups that had to ask the node since the folder was last forgotten: after a few, listing it is cheaper. */
+  missCount = 0;
+  /** A listing in progress that others may wait for. */
+  listing: Promise<void> | null = null;
+  /** The node recalls the entries before another mount's change is answered. */
+  isLeased = false;
+  /** Rises with each change of this client and whenever entries are forgotten: answers to older questions are out of date. */
+  changes = 0;
+  #isComplete = false;
+  /** Counters' bumps when all entries were known, the changes of this client since, and the newest bumps seen. */
+  #baseBumps = 0;
+  #ownBumps = 0;
+  #seenBumps = 0;
+
+  /** Every entry is known: a name that isn't here does not exist. */
+  get isComplete(): boolean {
+    return this.#isComplete && this.#baseBumps + this.#ownBumps >= this.#seenBumps;
+  }
+
+  get entries(): ReadonlyMap<Name, FolderEntry> {
+    return this.#entries;
+  }
+
+  get presentCount(): number {
+    return this.#entries.size - this.#absentCount;
+  }
+
+  /** The entry, one with number 0 for a name that is known to be absent, or undefined when the node must be asked. */
+  find(name: Name): FolderEntry | undefined {
+    return this.#entries.get(name) ?? (this.isComplete ? ABSENT : undefined);
+  }
+
+  /** Takes over what an answer said, unless this client changed the folder after it asked (`changes` had been `askedAt`). */
+  learn(name: Name, entry: FolderEntry | null, askedAt: number): void {
+    if (askedAt === this.changes) this.#put(name, entry);
+  }
+
+  /** Takes over a delta of this client: `entry` null when the name is gone. */
+  apply(name: Name, entry: FolderEntry | null): void {
+    this.changes++;
+    this.#put(name, entry);
+  }
+
+  #put(name: Name, entry: FolderEntry | null): void {
+    const before = this.#entries.get(name);
+    if (before?.number === 0) this.#absentCount--;
+    if (entry !== null) {
+      this.#entries.set(name, entry);
+      if (this.presentCount > FOLDER_ENTRIES_MAX) this.forget();
+      return;
+    }
+    if (before !== undefined) this.#entries.delete(name);
+    if (this.isComplete) return;
+    if (this.#absentCount >= ABSENT_NAMES_MAX) this.#forgetAbsent();
+    this.#entries.set(name, ABSENT);
+    this.#absentCount++;
+  }
+
+  /** The node must be asked for this name. */
+  forgetName(name: Name): void {
+    const before = this.#entries.get(name);
+    this.changes++;
+    this.#isComplete = false;
+    if (before === undefined) return;
+    if (before.number === 0) this.#absentCount--;
+    this.#entries.delete(name);
+  }
+
+  /** All entries are in; `counters` are those that they belong to. */
+  markComplete(bumps: number): void {
+    this.#forgetAbsent();
+    this.#isComplete = true;
+    this.#baseBumps = bumps;
+    this.#ownBumps = 0;
+    this.#seenBumps = bumps;
+  }
+
+  /** A delta of this client changed the folder and these are the counters after it. */
+  ownChange(counters: Counters): void {
+    this.#ownBumps++;
+    this.seen(counters);
+  }
+
+  /** Counters from any answer: a bump that isn't ours means that names have changed. */
+  seen(counters: Counters): void {
+    if (counters.bumps > this.#seenBumps) this.#seenBumps = counters.bumps;
+  }
+
+  forget(): void {
+    this.#entries.clear();
+    this.#absentCount = 0;
+    this.#isComplete = false;
+    this.isLeased = false;
+    this.missCount = 0;
+    this.changes++;
+  }
+
+  #forgetAbsent(): void {
+    if (this.#absentCount === 0) return;
+    for (const [name, entry] of this.#entries) if (entry.number === 0) this.#entries.delete(name);
+    this.#absentCount = 0;
+  }
+}
+
+const ABSENT: FolderEntry = { number: 0, type: 0, version: 0, cookie: 0 };

@@ -1,0 +1,247 @@
+/** An inode as this client holds it: what is stored, what was changed here and is not committed yet, and how far to trust it. */
+import type { Counters } from "../protocol/messages.ts";
+import { isLater, type Timestamp } from "./clock.ts";
+import { FileContent } from "./file-content.ts";
+import { Folder } from "./folder.ts";
+import { FileType, type InodeAttributes } from "./inode-record.ts";
+import { maxOffset } from "./offsets.ts";
+import type { LoadedInode, StoredRegion } from "./shard.ts";
+import type { Attr, Name, Offset } from "./vfs.ts";
+
+/** Attributes changed here that the next write-out commits. */
+export interface PendingAttributes {
+  /** Set by writes: the file is at least this long. */
+  size?: Offset;
+  mode?: number;
+  uid?: number;
+  gid?: number;
+  atime?: Timestamp;
+  mtime?: Timestamp;
+  ctime?: Timestamp;
+}
+
+export class Inode implements Attr {
+  /** In the mount: the namespace's index times 2^40, plus `number`. */
+  readonly ino: number;
+  /** In the shard. */
+  readonly number: number;
+  version: number;
+  stored: InodeAttributes;
+  counters: Counters | null;
+  pending: PendingAttributes | null = null;
+  /** The node recalls it before another mount's change is answered. */
+  leased = false;
+  /** performance.now() when it was last known to be current. */
+  fetchedAtMs: number;
+  /** Open handles. */
+  openCount = 0;
+  /** Deleted; lives on for its open handles. */
+  isOrphan = false;
+  /** Used since the eviction hand last passed. */
+  isReferenced = true;
+  /** The generation that the kernel's cached pages belong to, -1: none that we know of. */
+  kernelGeneration = -1;
+  /** Sequence number of the last delta of this client that changed it: what an fsync must make durable. */
+  committedSeq = 0;
+  /** Ends when the operation that is changing the inode's record has been answered. */
+  #lock: Promise<unknown> | null = null;
+  #lockDepth = 0;
+  #content: FileContent | null = null;
+  #folder: Folder | null = null;
+  xattrs: Map<Name, Uint8Array> | null = null;
+
+  constructor(ino: number, loaded: LoadedInode, nowMs: number) {
+    this.ino = ino;
+    this.number = loaded.number;
+    this.version = loaded.version;
+    this.stored = loaded.attributes;
+    this.counters = loaded.counters;
+    this.leased = loaded.leased;
+    this.fetchedAtMs = nowMs;
+    if (loaded.region0 !== null) this.content.adoptStored(0, loaded.region0);
+  }
+
+  /** Takes over a newer answer. Content that was cached from an older generation goes. */
+  absorb(loaded: LoadedInode, nowMs: number): void {
+    if (loaded.version < this.version) return;
+    if (loaded.version > this.version) {
+      if (loaded.attributes.generation !== this.stored.generation) this.#content?.forgetStored();
+      this.version = loaded.version;
+      this.stored = loaded.attributes;
+      this.xattrs = null;
+    }
+    this.absorbCounters(loaded.counters);
+    if (loaded.region0 !== null) this.content.adoptStored(0, loaded.region0);
+    this.leased = loaded.leased;
+    this.fetchedAtMs = nowMs;
+  }
+
+  absorbCounters(counters: Counters | null): void {
+    if (counters !== null && (this.counters === null || counters.bumps >= this.counters.bumps)) this.counters = counters;
+  }
+
+  /** Takes over what this client has just committed. */
+  committed(seq: number, attributes: InodeAttributes): void {
+    this.version = seq;
+    this.stored = attributes;
+    this.committedSeq = seq;
+  }
+
+  /** Nothing about it may be trusted without asking the node. */
+  distrust(): void {
+    this.leased = false;
+    this.fetchedAtMs = Number.NEGATIVE_INFINITY;
+    this.#folder?.forget();
+  }
+
+  get isDirectory(): boolean {
+    return (this.stored.mode & FileType.MASK) === FileType.DIRECTORY;
+  }
+
+  get isRegular(): boolean {
+    return (this.stored.mode & FileType.MASK) === FileType.REGULAR;
+  }
+
+  get type(): number {
+    return this.stored.mode & FileType.MASK;
+  }
+
+  /** May not be evicted: it is open, changed, or being changed. */
+  get isPinned(): boolean {
+    return this.openCount > 0 || this.pending !== null || this.#lockDepth > 0 || this.#content?.isDirty === true;
+  }
+
+  get content(): FileContent {
+    this.#content ??= new FileContent();
+    return this.#content;
+  }
+
+  get hasContent(): boolean {
+    return this.#content !== null;
+  }
+
+  /** Marks every region as known to be absent: for a file that was made here. */
+  contentIsNew(): void {
+    this.content.allRegionsKnown = true;
+  }
+
+  adoptRegion(region: number, stored: StoredRegion): void {
+    this.content.adoptStored(region, stored);
+  }
+
+  get folder(): Folder {
+    this.#folder ??= new Folder();
+    return this.#folder;
+  }
+
+  get cachedFolder(): Folder | null {
+    return this.#folder;
+  }
+
+  /** Whether somebody holds the lock now. */
+  get isLocked(): boolean {
+    return this.#lockDepth > 0;
+  }
+
+  /** Runs `action` alone among those that change this inode's record, in order of arrival. */
+  async locked<T>(action: () => Promise<T>): Promise<T> {
+    this.#lockDepth++;
+    const before = this.#lock;
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.#lock = promise;
+    try {
+      if (before !== null) await before;
+      return await action();
+    } finally {
+      resolve();
+      if (--this.#lockDepth === 0) this.#lock = null;
+    }
+  }
+
+  /** The attributes with everything pending applied: what the next commit of this inode stores. */
+  merged(): InodeAttributes {
+    const merged = { ...this.stored };
+    const pending = this.pending;
+    if (pending === null) return merged;
+    if (pending.size !== undefined) merged.size = maxOffset(merged.size, pending.size);
+    if (pending.mode !== undefined) merged.mode = pending.mode;
+    if (pending.uid !== undefined) merged.uid = pending.uid;
+    if (pending.gid !== undefined) merged.gid = pending.gid;
+    if (pending.atime !== undefined) [merged.atimeSec, merged.atimeNsec] = [pending.atime.sec, pending.atime.nsec];
+    if (pending.mtime !== undefined) [merged.mtimeSec, merged.mtimeNsec] = [pending.mtime.sec, pending.mtime.nsec];
+    if (pending.ctime !== undefined) [merged.ctimeSec, merged.ctimeNsec] = [pending.ctime.sec, pending.ctime.nsec];
+    return merged;
+  }
+
+  get mode(): number {
+    return this.pending?.mode ?? this.stored.mode;
+  }
+
+  get nlink(): number {
+    if (!this.isDirectory) return this.stored.nlink;
+    return this.isOrphan ? 0 : 2 + (this.counters?.links ?? 0);
+  }
+
+  get uid(): number {
+    return this.pending?.uid ?? this.stored.uid;
+  }
+
+  get gid(): number {
+    return this.pending?.gid ?? this.stored.gid;
+  }
+
+  get rdev(): number {
+    return this.stored.rdev;
+  }
+
+  get size(): Offset {
+    if (this.isDirectory) return FOLDER_BASE_BYTES + (this.counters?.entries ?? 0) * FOLDER_ENTRY_BYTES;
+    const pending = this.pending?.size;
+    return pending === undefined ? this.stored.size : maxOffset(this.stored.size, pending);
+  }
+
+  get blocks(): number {
+    const dirty = this.#content === null ? 0 : this.#content.dirtyBytes;
+    return Math.ceil((this.stored.allocated + dirty) / 512);
+  }
+
+  get atimeSec(): number {
+    return this.pending?.atime?.sec ?? this.stored.atimeSec;
+  }
+
+  get atimeNsec(): number {
+    return this.pending?.atime?.nsec ?? this.stored.atimeNsec;
+  }
+
+  /** The counters' time counts when the folder's entries changed after its mtime was last set. */
+  get #bumped(): Counters | null {
+    const { counters } = this;
+    return counters !== null && counters.bumps > this.stored.mtimeBumps ? counters : null;
+  }
+
+  get mtimeSec(): number {
+    return this.pending?.mtime?.sec ?? this.#bumped?.mtimeSec ?? this.stored.mtimeSec;
+  }
+
+  get mtimeNsec(): number {
+    return this.pending?.mtime?.nsec ?? this.#bumped?.mtimeNsec ?? this.stored.mtimeNsec;
+  }
+
+  get #bumpedLast(): Counters | null {
+    const bumped = this.#bumped;
+    const { ctimeSec, ctimeNsec } = this.stored;
+    return bumped !== null && isLater(bumped.mtimeSec, bumped.mtimeNsec, ctimeSec, ctimeNsec) ? bumped : null;
+  }
+
+  get ctimeSec(): number {
+    return this.pending?.ctime?.sec ?? this.#bumpedLast?.mtimeSec ?? this.stored.ctimeSec;
+  }
+
+  get ctimeNsec(): number {
+    return this.pending?.ctime?.nsec ?? this.#bumpedLast?.mtimeNsec ?? this.stored.ctimeNsec;
+  }
+}
+
+/** What st_size shows for a folder: any number would do (POSIX leaves it open); one that grows with it helps a reader. */
+const FOLDER_BASE_BYTES = 4096;
+const FOLDER_ENTRY_BYTES = 32;

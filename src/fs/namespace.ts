@@ -1,0 +1,344 @@
+/**
+ * One namespace of a mount: its inodes and folders in memory, how long they may be trusted, and the way to get what is missing.
+ *
+ * Trust: an inode (or a folder's entries) with a lease is current as long as the session's leases hold, because the node waits for
+ * this client before it answers another client's change. Without one it may be used for meta_ttl_ms after it was fetched, except
+ * by open(), which asks.
+ */
+import { INO_MAX, ROOT_INO } from "../protocol/limits.ts";
+import type { InodeWant } from "../protocol/messages.ts";
+import { FsError } from "./errno.ts";
+import { FOLDER_ENTRIES_MAX, type Folder, type FolderEntry } from "./folder.ts";
+import { Inode } from "./inode.ts";
+import type { NodeCalls } from "./node-calls.ts";
+import type { LoadedEntry, LoadedInode, Shard } from "./shard.ts";
+import type { KernelCache, MaybePromise, Name } from "./vfs.ts";
+
+/** Inode numbers of one namespace in the mount: (index, number) as one integer. */
+export const NAMESPACE_SPAN = INO_MAX + 1;
+/** Region 0 comes with the inode when it is at most this large: small files are then read without another round trip. */
+const REGION0_WANTED_BYTES = 36 * 1024;
+/** Inode numbers asked for at once; asked again when half are used. */
+const INO_GRANT_COUNT = 8_192;
+/** The second miss in a folder lists it, when it has at most this many entries. */
+const LIST_INSTEAD_ENTRIES_MAX = 4_096;
+const LIST_INSTEAD_MISSES = 2;
+/** Entries per round trip of a listing. */
+export const LIST_PAGE_ENTRIES = 1_024;
+/** Leases given up are told to the node in batches. */
+const LEASE_RELEASE_BATCH = 256;
+
+export interface NamespaceOptions {
+  index: number;
+  metaTtlMs: number;
+  /** Inodes kept in memory (some 700 bytes each). */
+  inodesMax: number;
+}
+
+export class Namespace {
+  readonly shard: Shard;
+  readonly index: number;
+  readonly #calls: NodeCalls;
+  readonly #metaTtlMs: number;
+  readonly #inodesMax: number;
+  readonly #inodes = new Map<number, Inode>();
+  readonly #fetching = new Map<number, Promise<Inode>>();
+  #kernel: KernelCache | null = null;
+  #nextNumber = 0;
+  #endNumber = 0;
+  #granting: Promise<void> | null = null;
+  #released: number[] = [];
+
+  constructor(shard: Shard, calls: NodeCalls, options: NamespaceOptions) {
+    this.shard = shard;
+    this.index = options.index;
+    this.#calls = calls;
+    this.#metaTtlMs = options.metaTtlMs;
+    this.#inodesMax = options.inodesMax;
+  }
+
+  set kernel(kernel: KernelCache) {
+    this.#kernel = kernel;
+  }
+
+  /** The inode number that the mount shows. */
+  mountIno(number: number): number {
+    return this.index * NAMESPACE_SPAN + number;
+  }
+
+  get wants(): InodeWant {
+    return { lease: true, region0MaxBytes: REGION0_WANTED_BYTES };
+  }
+
+  // ---- trust ----
+
+  #leasesHold(): boolean {
+    return performance.now() < this.#calls.leaseValidUntilMs;
+  }
+
+  /** No other mount can have changed it since we learned of it. */
+  isCurrent(inode: Inode): boolean {
+    return inode.leased && this.#leasesHold();
+  }
+
+  /** Good enough for a lookup or stat. */
+  isFresh(inode: Inode): boolean {
+    return performance.now() - inode.fetchedAtMs < this.#metaTtlMs || this.isCurrent(inode);
+  }
+
+  /** The folder's entries, as far as they may be used. */
+  folderOf(dir: Inode): Folder {
+    const { folder } = dir;
+    if (folder.isLeased && this.#leasesHold()) return folder;
+    const nowMs = performance.now();
+    if (folder.isLeased || nowMs >= folder.validUntilMs) {
+      folder.forget();
+      folder.validUntilMs = nowMs + this.#metaTtlMs;
+    }
+    return folder;
+  }
+
+  // ---- inodes ----
+
+  /** The inode as it is in memory, whatever its age. */
+  peek(number: number): Inode | undefined {
+    const inode = this.#inodes.get(number);
+    if (inode !== undefined) inode.isReferenced = true;
+    return inode;
+  }
+
+  /** The inode, at most meta_ttl_ms old. Throws ESTALE when there is none. */
+  get(number: number): MaybePromise<Inode> {
+    const inode = this.peek(number);
+    if (inode !== undefined && (inode.isOrphan || this.isFresh(inode))) return inode;
+    // So that umount works while every node is down: the root is served as it was.
+    if (inode !== undefined && number === ROOT_INO && !this.#calls.connected) return inode;
+    return this.fetch(number);
+  }
+
+  /** The inode as no other mount has changed it: what open() needs. */
+  getCurrent(number: number): MaybePromise<Inode> {
+    const inode = this.peek(number);
+    if (inode !== undefined && (inode.isOrphan || this.isCurrent(inode))) return inode;
+    return this.fetch(number);
+  }
+
+  /** A folder, at most meta_ttl_ms old. Throws ENOTDIR. */
+  getFolder(number: number): MaybePromise<Inode> {
+    const inode = this.get(number);
+    return inode instanceof Inode ? requireFolder(inode) : inode.then(requireFolder);
+  }
+
+  /** Asks the node; several who ask for one inode at once share the answer. */
+  fetch(number: number): Promise<Inode> {
+    const running = this.#fetching.get(number);
+    if (running !== undefined) return running;
+    const fetching = this.#fetch(number).finally(() => this.#fetching.delete(number));
+    this.#fetching.set(number, fetching);
+    return fetching;
+  }
+
+  async #fetch(number: number): Promise<Inode> {
+    const loaded = await this.shard.inode(number, this.wants);
+    if (loaded === null) {
+      this.drop(number);
+      throw new FsError("ESTALE");
+    }
+    return this.absorb(loaded);
+  }
+
+  /** Takes over an inode from an answer. */
+  absorb(loaded: LoadedInode): Inode {
+    const nowMs = performance.now();
+    const known = this.peek(loaded.number);
+    if (known !== undefined) {
+      known.absorb(loaded, nowMs);
+      if (loaded.counters !== null) known.cachedFolder?.seen(loaded.counters);
+      return known;
+    }
+    const inode = new Inode(this.mountIno(loaded.number), loaded, nowMs);
+    this.#remember(inode);
+    return inode;
+  }
+
+  /** Takes over an inode that this client has just made. */
+  adopt(loaded: LoadedInode): Inode {
+    const inode = new Inode(this.mountIno(loaded.number), loaded, performance.now());
+    inode.committedSeq = loaded.version;
+    this.#remember(inode);
+    return inode;
+  }
+
+  /** The inode is gone. */
+  drop(number: number): void {
+    this.#inodes.delete(number);
+  }
+
+  get inodes(): Iterable<Inode> {
+    return this.#inodes.values();
+  }
+
+  #remember(inode: Inode): void {
+    this.#inodes.set(inode.number, inode);
+    // Second chance: what was used since the hand last passed goes to the end of the queue (a Map keeps the order of insertion).
+    for (const [number, candidate] of this.#inodes) {
+      if (this.#inodes.size <= this.#inodesMax) break;
+      this.#inodes.delete(number);
+      if (candidate.isPinned || candidate.isReferenced) {
+        candidate.isReferenced = false;
+        this.#inodes.set(number, candidate);
+        if (candidate.isPinned) break;
+        continue;
+      }
+      if (candidate.leased) this.#released.push(number);
+    }
+    if (this.#released.length >= LEASE_RELEASE_BATCH) {
+      this.shard.releaseLeases(this.#released);
+      this.#released = [];
+    }
+  }
+
+  /** A number for a new inode. */
+  nextNumber(): MaybePromise<number> {
+    if (this.#endNumber - this.#nextNumber < INO_GRANT_COUNT / 2) this.#granting ??= this.#grant();
+    if (this.#nextNumber < this.#endNumber) return this.#nextNumber++;
+    return (this.#granting ?? Promise.resolve()).then(() => this.nextNumber());
+  }
+
+  async #grant(): Promise<void> {
+    try {
+      const { first, count } = await this.shard.grantInos(INO_GRANT_COUNT);
+      // What is left of the old range is lost when the new one doesn't follow it: numbers are not scarce.
+      if (first !== this.#endNumber) this.#nextNumber = first;
+      this.#endNumber = first + count;
+    } finally {
+      this.#granting = null;
+    }
+  }
+
+  // ---- names ----
+
+  /** What a name leads to; null: nothing. The inode is at most meta_ttl_ms old. */
+  lookup(dir: Inode, name: Name): MaybePromise<Inode | null> {
+    const entry = this.folderOf(dir).find(name);
+    if (entry === undefined) return this.#lookupMissing(dir, name);
+    if (entry.number === 0) return null;
+    const inode = this.get(entry.number);
+    if (inode instanceof Inode) return inode;
+    return inode.catch((error) => {
+      // The name may lead elsewhere by now.
+      if (!(error instanceof FsError && error.code === "ESTALE")) throw error;
+      dir.folder.forgetName(name);
+      return this.#lookupMissing(dir, name);
+    });
+  }
+
+  /** The entry behind a name as the node has it now, or as a lease keeps it; null: none. */
+  entry(dir: Inode, name: Name): MaybePromise<FolderEntry | null> {
+    const known = this.folderOf(dir).find(name);
+    if (known !== undefined) return known.number === 0 ? null : known;
+    return this.lookupNow(dir, name).then((found) => found?.entry ?? null);
+  }
+
+  async #lookupMissing(dir: Inode, name: Name): Promise<Inode | null> {
+    const { folder } = dir;
+    folder.missCount++;
+    if (folder.missCount >= LIST_INSTEAD_MISSES && (dir.counters?.entries ?? 0) <= LIST_INSTEAD_ENTRIES_MAX) {
+      await this.listWhole(dir);
+      const entry = folder.find(name);
+      if (entry !== undefined) return entry.number === 0 ? null : await this.get(entry.number);
+    }
+    return (await this.lookupNow(dir, name))?.inode ?? null;
+  }
+
+  /** Asks the node for a name. */
+  async lookupNow(dir: Inode, name: Name): Promise<{ entry: FolderEntry; inode: Inode } | null> {
+    const { folder } = dir;
+    const askedAt = folder.changes;
+    const { entry, parentLeased } = await this.shard.lookup(dir.number, name, this.wants);
+    const current = this.#leaseFolder(folder, parentLeased, askedAt);
+    if (entry === null || entry.inode === null) {
+      folder.learn(name, null, current);
+      return null;
+    }
+    folder.learn(name, entry.dentry, current);
+    return { entry: entry.dentry, inode: this.absorb(entry.inode) };
+  }
+
+  /** Entries learned before the lease may have changed since: they go. Returns the `askedAt` for what came with the lease. */
+  #leaseFolder(folder: Folder, leased: boolean, askedAt: number): number {
+    if (!leased || folder.isLeased || askedAt !== folder.changes) return askedAt;
+    folder.forget();
+    folder.isLeased = true;
+    return folder.changes;
+  }
+
+  /** Gets all entries of a folder into memory, unless they are too many or change meanwhile. */
+  listWhole(dir: Inode): Promise<void> {
+    const { folder } = dir;
+    folder.listing ??= this.#listWhole(dir, folder).finally(() => {
+      folder.listing = null;
+    });
+    return folder.listing;
+  }
+
+  async #listWhole(dir: Inode, folder: Folder): Promise<void> {
+    let askedAt = folder.changes;
+    let bumps = -1;
+    let total = 0;
+    for (let after = new Uint8Array(), more = true; more; ) {
+      const page = await this.listPage(dir, after);
+      if (bumps === -1) {
+        askedAt = this.#leaseFolder(folder, page.dirLeased, askedAt);
+        bumps = page.counters.bumps;
+      }
+      total += page.entries.length;
+      if (askedAt !== folder.changes || bumps !== page.counters.bumps || total > FOLDER_ENTRIES_MAX) return;
+      for (const { dentry } of page.entries) folder.learn(dentry.name, dentry, askedAt);
+      if (askedAt !== folder.changes) return;
+      ({ lastHash: after, more } = page);
+    }
+    folder.markComplete(bumps);
+  }
+
+  /** One round trip's worth of entries after a hash; their inodes are taken over. */
+  async listPage(
+    dir: Inode,
+    after: Uint8Array,
+  ): Promise<{
+    entries: LoadedEntry[];
+    lastHash: Uint8Array<ArrayBuffer>;
+    more: boolean;
+    counters: NonNullable<Inode["counters"]>;
+    dirLeased: boolean;
+  }> {
+    const want = { lease: true, region0MaxBytes: 0 };
+    const page = await this.shard.list(dir.number, after, { limit: LIST_PAGE_ENTRIES, inodes: true, want });
+    for (const { inode } of page.entries) if (inode !== null) this.absorb(inode);
+    dir.absorbCounters(page.counters);
+    dir.folder.seen(page.counters);
+    return { ...page, lastHash: new Uint8Array(page.lastHash) };
+  }
+
+  // ---- coherence ----
+
+  /** The node tells that other mounts have changed these inodes; resolves when neither we nor the kernel use the old state. */
+  async recall(numbers: readonly number[]): Promise<void> {
+    const waits: Promise<void>[] = [];
+    for (const number of numbers) {
+      this.#inodes.get(number)?.distrust();
+      if (this.#kernel !== null) waits.push(this.#kernel.invalidateInode(this.mountIno(number)));
+    }
+    await Promise.allSettled(waits);
+  }
+
+  /** The connection was lost and made again: recalls may have been lost with it. */
+  distrustAll(): void {
+    for (const inode of this.#inodes.values()) inode.distrust();
+  }
+}
+
+function requireFolder(inode: Inode): Inode {
+  if (!inode.isDirectory) throw new FsError("ENOTDIR");
+  return inode;
+}

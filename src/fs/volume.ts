@@ -1,0 +1,246 @@
+/** One namespace of a mount with what works on it. */
+
+import { CAPABILITY_XATTR, changeAttributes, loadXattrs, pendingOf, removeXattr } from "./attributes.ts";
+import { FsError } from "./errno.ts";
+import { type FileReader, ReadPattern } from "./file-reader.ts";
+import { COPY_MAX_BYTES, fallocate, seek, shareRange, truncate } from "./file-shape.ts";
+import type { FailureLog, FileWriter } from "./file-writer.ts";
+import { FolderReader } from "./folder-reader.ts";
+import { Inode } from "./inode.ts";
+import type { Namespace } from "./namespace.ts";
+import { addOffset } from "./offsets.ts";
+import type { Tree } from "./tree.ts";
+import { type Caller, type KernelCache, type MaybePromise, type Offset, OpenFlag, type ReadResult, type SetAttr } from "./vfs.ts";
+
+/** An open file. */
+export interface FileHandle {
+  readonly kind: "file";
+  readonly volume: Volume;
+  readonly inode: Inode;
+  readonly isAppend: boolean;
+  /** O_DIRECT: past the client's caches. */
+  readonly isDirect: boolean;
+  readonly isWritable: boolean;
+  readonly pattern: ReadPattern;
+}
+
+/** An open folder. */
+export interface FolderHandle {
+  readonly kind: "folder";
+  readonly volume: Volume;
+  readonly inode: Inode;
+  readonly reader: FolderReader;
+}
+
+/** What a volume shares with the others of its mount. */
+export interface VolumeTools {
+  reader: FileReader;
+  writer: FileWriter;
+  log: FailureLog;
+}
+
+export class Volume {
+  readonly name: string;
+  readonly namespace: Namespace;
+  readonly tree: Tree;
+  readonly #reader: FileReader;
+  readonly #writer: FileWriter;
+  readonly #log: FailureLog;
+  #kernel: KernelCache | null = null;
+
+  constructor(namespace: Namespace, tree: Tree, { reader, writer, log }: VolumeTools) {
+    this.name = namespace.shard.name;
+    this.namespace = namespace;
+    this.tree = tree;
+    this.#reader = reader;
+    this.#writer = writer;
+    this.#log = log;
+  }
+
+  attach(kernel: KernelCache): void {
+    this.#kernel = kernel;
+    this.namespace.kernel = kernel;
+  }
+
+  /** A handle for a file that is current. */
+  openHandle(inode: Inode, flags: number): FileHandle {
+    inode.openCount++;
+    return {
+      kind: "file",
+      volume: this,
+      inode,
+      isAppend: (flags & OpenFlag.O_APPEND) !== 0,
+      isDirect: (flags & OpenFlag.O_DIRECT) !== 0,
+      isWritable: (flags & OpenFlag.O_ACCMODE) !== OpenFlag.O_RDONLY,
+      pattern: new ReadPattern(),
+    };
+  }
+
+  openFolder(inode: Inode): FolderHandle {
+    inode.openCount++;
+    return { kind: "folder", volume: this, inode, reader: new FolderReader(this.namespace, inode) };
+  }
+
+  /**
+   * The inode as no other mount has changed it. Where it was not known to be, the kernel's copies may be older: it lets go of them first,
+   * because opening alone doesn't make it ask for the size again.
+   */
+  current(number: number): MaybePromise<Inode> {
+    const known = this.namespace.peek(number);
+    const version = known?.version;
+    const inode = this.namespace.getCurrent(number);
+    if (inode instanceof Inode) return inode;
+    return inode.then(async (fetched) => {
+      if (fetched.version !== version) await this.#kernel?.invalidateInode(fetched.ino);
+      return fetched;
+    });
+  }
+
+  async truncate(inode: Inode, caller: Caller, change: SetAttr): Promise<void> {
+    await this.#dropCapabilities(inode);
+    await inode.locked(() => truncate(this.namespace, this.#writer, inode, caller, change));
+  }
+
+  setattr(inode: Inode, caller: Caller, change: SetAttr): MaybePromise<Inode> {
+    if (change.size !== undefined) {
+      if (!inode.isRegular) throw new FsError(inode.isDirectory ? "EISDIR" : "EINVAL");
+      return this.truncate(inode, caller, change).then(() => inode);
+    }
+    // A writer that sets times and modes before it closes (tar, cp, rsync) has them committed with its data.
+    if (inode.isRegular && inode.pending !== null && !inode.isLocked) {
+      inode.pending = { ...inode.pending, ...pendingOf(inode, change) };
+      return change.uid === undefined && change.gid === undefined ? inode : this.#dropCapabilities(inode).then(() => inode);
+    }
+    return this.#setattrNow(inode, change);
+  }
+
+  async #setattrNow(inode: Inode, change: SetAttr): Promise<Inode> {
+    if (change.uid !== undefined || change.gid !== undefined) await this.#dropCapabilities(inode);
+    await inode.locked(async () => {
+      if (inode.pending === null) return await changeAttributes(this.namespace, inode, change);
+      inode.pending = { ...inode.pending, ...pendingOf(inode, change) };
+      await this.#writer.writeOutLocked(this.namespace, inode, false);
+    });
+    return inode;
+  }
+
+  async #dropCapabilities(inode: Inode): Promise<void> {
+    if (!inode.stored.hasXattrs) return;
+    const xattrs = await loadXattrs(this.namespace, inode);
+    if (!xattrs.has(CAPABILITY_XATTR)) return;
+    await removeXattr(this.namespace, inode, CAPABILITY_XATTR).catch((error) => {
+      if (!(error instanceof FsError && error.code === "ENODATA")) throw error;
+    });
+  }
+
+  read(handle: FileHandle, caller: Caller, offset: Offset, size: number): MaybePromise<ReadResult> {
+    const { inode } = handle;
+    const fresh = handle.isDirect ? this.namespace.isCurrent(inode) : this.namespace.isFresh(inode);
+    const result = fresh || inode.isOrphan ? this.#readNow(handle, offset, size) : this.#readRefreshed(handle, offset, size);
+    return result instanceof Promise ? interruptible(caller, result) : result;
+  }
+
+  #readNow(handle: FileHandle, offset: Offset, size: number): MaybePromise<ReadResult> {
+    const { inode, isDirect } = handle;
+    const result = this.#reader.read(this.namespace.shard, inode, offset, size, isDirect);
+    if (!isDirect) this.#reader.readAhead(inode, handle.pattern, offset, size);
+    if (!(result instanceof Promise)) return result;
+    return result.catch((error) => {
+      // A chunk that the node no longer has: another mount has replaced the content since we learned of it.
+      if (!(error instanceof FsError && error.code === "ESTALE")) throw error;
+      inode.content.forgetStored();
+      return this.#readRefreshed(handle, offset, size);
+    });
+  }
+
+  async #readRefreshed({ inode, isDirect }: FileHandle, offset: Offset, size: number): Promise<ReadResult> {
+    await this.namespace.fetch(inode.number);
+    return await this.#reader.read(this.namespace.shard, inode, offset, size, isDirect);
+  }
+
+  write(handle: FileHandle, caller: Caller, offset: Offset, data: Uint8Array): MaybePromise<number> {
+    const { inode, isAppend } = handle;
+    if (inode.stored.hasXattrs) {
+      const copy = data.slice();
+      return this.#dropCapabilities(inode).then(() => this.#writer.write(this.namespace, inode, caller, offset, copy, isAppend));
+    }
+    return this.#writer.write(this.namespace, inode, caller, offset, data, isAppend);
+  }
+
+  /** close(2): other mounts that open the file from here on see what was written. */
+  flush({ inode }: FileHandle): MaybePromise<void> {
+    if (!needsWriteOut(inode)) return;
+    if (inode.isOrphan && inode.openCount === 1) return;
+    return this.#writer.writeOut(this.namespace, inode, false);
+  }
+
+  release(handle: FileHandle | FolderHandle): void {
+    const { inode } = handle;
+    inode.openCount--;
+    if (inode.openCount > 0 || !inode.isOrphan || inode.isDirectory) return;
+    this.#writer.discard(inode);
+    this.tree.dropOrphan(inode).catch((error) => {
+      this.#log.warn(
+        { ino: inode.ino, err: error },
+        "a deleted file could not be dropped after its last close; the node drops it when the session ends",
+      );
+    });
+  }
+
+  async fsync(inode: Inode): Promise<void> {
+    await this.#writer.writeOut(this.namespace, inode, true);
+  }
+
+  async fsyncFolder(inode: Inode): Promise<void> {
+    const { shard } = this.namespace;
+    if (inode.committedSeq > shard.durableSeq || shard.lastSeq > shard.durableSeq) await shard.sync();
+  }
+
+  async fallocate({ inode }: FileHandle, caller: Caller, mode: number, offset: Offset, length: Offset): Promise<void> {
+    await inode.locked(() => fallocate(this.namespace, this.#writer, inode, caller, mode, offset, length));
+  }
+
+  async seek({ inode }: FileHandle, offset: Offset, whence: number): Promise<Offset> {
+    await this.#writer.writeOut(this.namespace, inode, false);
+    return await seek(this.namespace, inode, offset, whence);
+  }
+
+  async copyRange(
+    caller: Caller,
+    from: { handle: FileHandle; offset: Offset },
+    to: { handle: FileHandle; offset: Offset },
+    length: number,
+  ): Promise<number> {
+    const [source, target] = [from.handle.inode, to.handle.inode];
+    await this.#writer.writeOut(from.handle.volume.namespace, source, false);
+    const wanted = Math.min(length, COPY_MAX_BYTES);
+    addOffset(to.offset, wanted);
+    const shared = await target.locked(async () => {
+      await this.#writer.writeOutLocked(this.namespace, target, false);
+      return await shareRange(this.namespace, source, from.offset, target, to.offset, wanted);
+    });
+    for (const { offset, data } of shared.inline) {
+      await this.#writer.write(this.namespace, target, caller, offset, data, false);
+    }
+    return shared.length;
+  }
+}
+
+function needsWriteOut(inode: Inode): boolean {
+  return inode.pending !== null || (inode.hasContent && inode.content.isDirty);
+}
+
+/** Fails with EINTR when the caller gets a signal; what the read brings later is released. */
+function interruptible(caller: Caller, result: Promise<ReadResult>): Promise<ReadResult> {
+  return new Promise((resolve, reject) => {
+    let interrupted = false;
+    caller.onInterrupt(() => {
+      interrupted = true;
+      reject(new FsError("EINTR"));
+    });
+    result.then((read) => {
+      if (interrupted) read.release?.();
+      else resolve(read);
+    }, reject);
+  });
+}

@@ -1,0 +1,170 @@
+/**
+ * Writing out: sends a file's dirty bytes as chunks, or puts few of them inline, and commits the extents and attributes that make
+ * them visible, in one delta (several only when a flush touches hundreds of regions).
+ */
+import { inodeKey, regionKey } from "../protocol/record-keys.ts";
+import { now } from "./clock.ts";
+import { encodeRegion, inlineBytes, type StoredMap, type StoredSource } from "./composition.ts";
+import type { ContentStore } from "./content-store.ts";
+import { FsError } from "./errno.ts";
+import type { ExtentMap } from "./extent-map.ts";
+import type { DirtyLayer } from "./file-content.ts";
+import { loadRegionList } from "./file-reader.ts";
+import type { Inode } from "./inode.ts";
+import { encodeInode, type InodeAttributes } from "./inode-record.ts";
+import type { Namespace } from "./namespace.ts";
+import { maxOffset } from "./offsets.ts";
+import { Segment } from "./segment.ts";
+import type { PlainPut } from "./shard.ts";
+
+/** A region holds at most this many bytes inline: an append of a few hundred bytes is then one small commit, and a small file one record. */
+export const INLINE_MAX_BYTES = 32 * 1024;
+/** Regions committed by one delta, and the bytes of their records: stay below COMMIT_ITEMS_MAX and FRAME_HEADER_MAX_BYTES. */
+const REGIONS_PER_DELTA = 512;
+const DELTA_TARGET_BYTES = 4 * 1024 * 1024;
+/** Other mounts may commit to the same file in between; each time the bytes are laid over what they wrote. */
+const CONFLICTS_MAX = 64;
+
+/**
+ * Commits everything dirty of an inode: content and attributes. With `durable` the answer comes after it survives power loss.
+ * On failure everything stays dirty. The caller holds the inode's lock.
+ */
+export async function writeOutLocked(namespace: Namespace, store: ContentStore, inode: Inode, durable: boolean): Promise<void> {
+  const { shard } = namespace;
+  if (inode.pending === null && !inode.hasContent) return await settle(namespace, inode, durable);
+  const { content } = inode;
+  if (inode.pending === null && content.active.isEmpty) return await settle(namespace, inode, durable);
+  const frozen = content.freeze();
+  try {
+    for (let tries = 0; ; tries++) {
+      const regions = [...frozen.regions.keys()];
+      await loadRegionList(shard, inode, regions);
+      await uploadLarge(store, inode, frozen);
+      if (await commitFrozen(namespace, inode, frozen, durable)) break;
+      if (tries >= CONFLICTS_MAX) throw new FsError("EIO", `inode ${inode.ino}: other mounts kept changing the file`);
+      await refreshAfterConflict(namespace, inode, frozen);
+    }
+  } catch (error) {
+    content.thaw();
+    throw error;
+  }
+  for (const segment of frozen.segments) if (segment.stored === null) store.release(segment);
+}
+
+/** Nothing is dirty; what was committed before may have to become durable. */
+async function settle({ shard }: Namespace, inode: Inode, durable: boolean): Promise<void> {
+  if (durable && inode.committedSeq > shard.durableSeq) await shard.sync();
+}
+
+/** Another mount has changed the inode: gets its state, and moves what was appended here behind what it appended. */
+async function refreshAfterConflict(namespace: Namespace, inode: Inode, frozen: DirtyLayer): Promise<void> {
+  const sizeBefore = inode.stored.size;
+  await namespace.fetch(inode.number);
+  const { stored, content, pending } = inode;
+  if (frozen.appendFrom !== null && stored.size > sizeBefore) {
+    const moved = Number(BigInt(stored.size) - BigInt(sizeBefore));
+    content.moveAppended(moved);
+    if (pending?.size !== undefined) pending.size = maxOffset(frozen.end, content.active.end);
+  }
+}
+
+/** Sends what is not to be inline. Afterwards each region has at most INLINE_MAX_BYTES in segments that aren't stored. */
+async function uploadLarge(store: ContentStore, inode: Inode, frozen: DirtyLayer): Promise<void> {
+  const large = new Set<Segment>();
+  for (const [region, map] of frozen.regions) {
+    let pending = 0;
+    for (const { start, end, source } of map.extents) if (source.kind === "segment" && source.stored === null) pending += end - start;
+    if (pending === 0) continue;
+    const inline = inlineBytes(inode.content.storedRegion(region));
+    if (pending + inline <= INLINE_MAX_BYTES) continue;
+    if (pending <= INLINE_MAX_BYTES) await gatherInline(store, inode, frozen, region);
+    for (const { source } of map.extents) if (source.kind === "segment" && source.stored === null) large.add(source);
+  }
+  await Promise.all([...large].map((segment) => store.upload(segment)));
+}
+
+/**
+ * A region's inline bytes and the few new ones are together too many: copies both into one segment, in file order, so that a log
+ * written in small appends becomes chunks of some size.
+ */
+async function gatherInline(store: ContentStore, inode: Inode, frozen: DirtyLayer, region: number): Promise<void> {
+  const map = frozen.regions.get(region);
+  if (map === undefined) return;
+  const merged = inode.content.storedRegion(region).clone() as ExtentMap<StoredSource | Segment>;
+  merged.overlay(map as ExtentMap<StoredSource | Segment>);
+  const gathered = new Segment(store.arena);
+  gathered.addCells(await store.arena.take(gathered.cellsNeeded(2 * INLINE_MAX_BYTES)));
+  store.dirtyCells += gathered.cells.length;
+  frozen.segments.add(gathered);
+  for (const { start, end, source, offset } of [...merged.extents]) {
+    if (source.kind === "chunk" || (source.kind === "segment" && source.stored !== null)) continue;
+    const bytes = source.kind === "inline" ? source.data.subarray(offset, offset + (end - start)) : source.copy(offset, end - start);
+    map.set(start, end, gathered, gathered.append(bytes));
+  }
+}
+
+/** Commits the frozen layer. Returns false on a conflict. */
+async function commitFrozen(namespace: Namespace, inode: Inode, frozen: DirtyLayer, durable: boolean): Promise<boolean> {
+  const { shard } = namespace;
+  const { content } = inode;
+  let left = [...frozen.regions.keys()];
+  do {
+    const puts: PlainPut[] = [];
+    const some = new Map<number, StoredMap>();
+    let bytes = 0;
+    let allocated = inode.stored.allocated;
+    for (const region of left) {
+      if (some.size >= REGIONS_PER_DELTA || bytes >= DELTA_TARGET_BYTES) break;
+      const before = content.storedRegion(region);
+      const after = mergeRegion(before, frozen.regions.get(region) as DirtyMap);
+      const { plaintext, chunks } = encodeRegion(after);
+      puts.push({ key: regionKey(inode.number, region), link: 0, chunks, plaintext });
+      bytes += plaintext.length;
+      allocated += after.coveredBytes - before.coveredBytes;
+      some.set(region, after);
+    }
+    left = left.slice(some.size);
+    const written = inode.pending;
+    const attributes = attributesToCommit(inode, allocated, some.size > 0);
+    puts.push({ key: inodeKey(inode.number), link: 0, chunks: [], plaintext: encodeInode(attributes) });
+    const result = await shard.commit({
+      checks: [{ kind: "version", key: inodeKey(inode.number), version: inode.version }],
+      puts,
+      leases: inode.leased ? [] : [inode.number],
+      durable: durable && left.length === 0,
+    });
+    if (!result.ok) return false;
+    const followsKernel = inode.kernelGeneration === inode.stored.generation;
+    inode.committed(result.seq, attributes);
+    if (result.leased.length > 0) inode.leased = true;
+    // The kernel's pages have what was written through it; they are those of the new generation.
+    if (followsKernel) inode.kernelGeneration = attributes.generation;
+    if (inode.pending === written) inode.pending = null;
+    content.replaceStored(some);
+  } while (left.length > 0);
+  content.commitFrozen();
+  if (!content.active.isEmpty) inode.pending = { ...inode.pending, size: maxOffset(inode.stored.size, content.active.end) };
+  return true;
+}
+
+type DirtyMap = DirtyLayer["regions"] extends Map<number, infer M> ? M : never;
+
+function attributesToCommit(inode: Inode, allocated: number, contentChanged: boolean): InodeAttributes {
+  const attributes = inode.merged();
+  attributes.allocated = allocated;
+  if (contentChanged) attributes.generation++;
+  const { sec, nsec } = inode.pending?.ctime ?? now();
+  [attributes.ctimeSec, attributes.ctimeNsec] = [sec, nsec];
+  return attributes;
+}
+
+/** A region's stored map with dirty bytes laid over it: chunks where they were sent, inline else. */
+function mergeRegion(before: StoredMap, dirty: DirtyMap): StoredMap {
+  const after = before.clone();
+  for (const { start, end, source, offset } of dirty.extents) {
+    if (source.kind !== "segment") after.set(start, end, source, offset);
+    else if (source.stored !== null) after.set(start, end, source.stored, offset);
+    else after.set(start, end, { kind: "inline", data: source.copy(offset, end - start) }, 0);
+  }
+  return after;
+}
