@@ -116,6 +116,10 @@ export class StorageNode implements NodeServices {
     return this.#listener?.port ?? 0;
   }
 
+  get connectionCount(): number {
+    return this.#connections.size;
+  }
+
   #accept(connection: Connection): void {
     let tenant: string | NodeError;
     try {
