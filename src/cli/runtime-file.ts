@@ -17,7 +17,7 @@ const schema = z.object({
 export type RuntimeEntry = z.infer<typeof schema>;
 
 /** Where this user's mounts stand: /run/kiseki for root, else $XDG_RUNTIME_DIR/kiseki, else a private folder in $TMPDIR. */
-export function runtimeFolder(): string {
+function runtimeFolder(): string {
   const uid = process.getuid?.() ?? 0;
   if (uid === 0) return "/run/kiseki";
   const xdg = process.env.XDG_RUNTIME_DIR;
