@@ -2,6 +2,7 @@
 import { BLOCK_BYTES } from "../protocol/limits.ts";
 import { now } from "./clock.ts";
 import type { ContentStore } from "./content-store.ts";
+import { FsError } from "./errno.ts";
 import type { Inode } from "./inode.ts";
 import type { Namespace } from "./namespace.ts";
 import { addOffset, maxOffset } from "./offsets.ts";
@@ -74,7 +75,7 @@ export class FileWriter {
       if (append) content.active.appendFrom ??= position;
       const complete = content.write(position, data, cells, this.#store.arena);
       const time = now();
-      const pending = { ...inode.pending, size: maxOffset(inode.size, end), mtime: time, ctime: time };
+      const pending = { ...inode.pending, size: maxOffset(inode.pending?.size ?? 0, end), mtime: time, ctime: time };
       if (caller.killPriv === true && withoutSetId(inode.mode) !== inode.mode) pending.mode = withoutSetId(inode.mode);
       inode.pending = pending;
       this.#dirty.set(inode, namespace);
@@ -153,6 +154,8 @@ export class FileWriter {
       }
       if (inode.isLocked || inode.isOrphan || inode.content.dirtySinceMs > oldest) continue;
       this.writeOut(namespace, inode, false).catch((error) => {
+        // Deleted by another mount: nobody can read it any more.
+        if (error instanceof FsError && error.code === "ESTALE") this.discard(inode);
         this.#log.warn({ ino: inode.ino, err: error }, "writing out in the background failed; the data stays in memory and is tried again");
       });
     }

@@ -148,7 +148,8 @@ export class Filesystem implements Vfs {
   }
 
   async unlink(_caller: Caller, parent: number, name: Name): Promise<void> {
-    await this.#volumeFor(parent).tree.unlink(await this.#folder(parent), name);
+    const volume = this.#volumeFor(parent);
+    volume.forgetDeleted(await volume.tree.unlink(await this.#folder(parent), name));
   }
 
   async rmdir(_caller: Caller, parent: number, name: Name): Promise<void> {
@@ -159,7 +160,8 @@ export class Filesystem implements Vfs {
     if ((flags & ~RENAME_FLAGS_KNOWN) !== 0 || flags === RENAME_FLAGS_KNOWN) throw new FsError("EINVAL");
     const volume = this.#volumeFor(parent);
     if (this.#volumeFor(newParent) !== volume) throw new FsError("EXDEV");
-    await volume.tree.rename(await this.#folder(parent), name, await this.#folder(newParent), newName, flags);
+    const replaced = await volume.tree.rename(await this.#folder(parent), name, await this.#folder(newParent), newName, flags);
+    if (replaced !== null) volume.forgetDeleted(replaced);
   }
 
   /** The volume of something that is to be changed; the mount's own root can't be. */
@@ -195,7 +197,7 @@ export class Filesystem implements Vfs {
   }
 
   #openCurrent(volume: Volume, inode: Inode, caller: Caller, flags: number): MaybePromise<Opened> {
-    if ((flags & OpenFlag.O_TRUNC) === 0 || (inode.size === 0 && inode.pending === null)) return this.#opened(volume, inode, flags);
+    if ((flags & OpenFlag.O_TRUNC) === 0) return this.#opened(volume, inode, flags);
     return volume.truncate(inode, caller, { size: 0 }).then(() => this.#opened(volume, inode, flags));
   }
 

@@ -47,7 +47,8 @@ export class Namespace {
   #nextNumber = 0;
   #endNumber = 0;
   #granting: Promise<void> | null = null;
-  #released: number[] = [];
+  /** Leases that we gave up and have not told the node of. */
+  readonly #released = new Set<number>();
 
   constructor(shard: Shard, calls: NodeCalls, options: NamespaceOptions) {
     this.shard = shard;
@@ -180,6 +181,8 @@ export class Namespace {
 
   #remember(inode: Inode): void {
     this.#inodes.set(inode.number, inode);
+    // It may have been given up and granted again.
+    this.#released.delete(inode.number);
     // Second chance: what was used since the hand last passed goes to the end of the queue (a Map keeps the order of insertion).
     for (const [number, candidate] of this.#inodes) {
       if (this.#inodes.size <= this.#inodesMax) break;
@@ -190,11 +193,11 @@ export class Namespace {
         if (candidate.isPinned) break;
         continue;
       }
-      if (candidate.leased) this.#released.push(number);
+      if (candidate.leased) this.#released.add(number);
     }
-    if (this.#released.length >= LEASE_RELEASE_BATCH) {
-      this.shard.releaseLeases(this.#released);
-      this.#released = [];
+    if (this.#released.size >= LEASE_RELEASE_BATCH) {
+      this.shard.releaseLeases([...this.#released]);
+      this.#released.clear();
     }
   }
 
@@ -324,6 +327,8 @@ export class Namespace {
 
   /** The node tells that other mounts have changed these inodes; resolves when neither we nor the kernel use the old state. */
   async recall(numbers: readonly number[]): Promise<void> {
+    // Answers that came before the recall are older than it: those who wait for them must have seen them first.
+    await new Promise((resolve) => setImmediate(resolve));
     const waits: Promise<void>[] = [];
     for (const number of numbers) {
       this.#inodes.get(number)?.distrust();

@@ -174,6 +174,11 @@ export class Volume {
     return this.#writer.writeOut(this.namespace, inode, false);
   }
 
+  /** What is dirty of a file that has lost its last name and is not open can't be read by anyone. */
+  forgetDeleted(inode: Inode): void {
+    if (inode.isOrphan && inode.openCount === 0 && inode.isRegular) this.#writer.discard(inode);
+  }
+
   release(handle: FileHandle | FolderHandle): void {
     const { inode } = handle;
     inode.openCount--;
