@@ -138,7 +138,7 @@ function testFiles(): string[] {
 const tool = (name: string) => join(REPO, "node_modules/.bin", name);
 const whole = process.argv.length <= 2;
 if (whole) {
-  check("format and lint (biome)", [tool("biome"), "ci", "--error-on-warnings", "."]);
+  check("format and lint (biome)", [tool("biome"), "ci", "--colors=off", "--error-on-warnings", "."]);
   check("types (tsc)", [tool("tsc"), "-p", "."]);
   check("unused code (knip)", [process.execPath, tool("knip")]);
 }
