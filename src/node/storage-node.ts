@@ -176,6 +176,7 @@ export class StorageNode implements NodeServices {
     await this.collector.stop();
     for (const connection of this.#connections) connection.close("the node stops");
     this.sessions.close();
+    for (const { chunks } of this.#tenants.values()) chunks.close();
     await this.#engine.close();
     this.keys.close();
   }

@@ -30,4 +30,6 @@ export interface ChunkStore {
   verify(id: Uint8Array): Promise<string | null>;
   /** Bytes of the disk, and those that can still be written. */
   space(): { totalBytes: number; freeBytes: number };
+  /** Lets go of what it keeps open. */
+  close(): void;
 }

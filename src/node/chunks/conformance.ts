@@ -23,7 +23,10 @@ export function chunkStoreConformance(name: string, makeFixture: () => ChunkStor
       fixture = makeFixture();
       store = fixture.open();
     });
-    afterEach(() => fixture.destroy());
+    afterEach(() => {
+      store.close();
+      fixture.destroy();
+    });
 
     const listed = async () => {
       const all: ChunkInfo[] = [];

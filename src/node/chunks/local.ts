@@ -7,7 +7,7 @@
  * fsynced: a chunk is whole or not there.
  */
 import { existsSync, mkdirSync, readdirSync, rmSync, statfsSync, statSync } from "node:fs";
-import { type FileHandle, open, readdir, rename, stat, unlink, utimes } from "node:fs/promises";
+import { open, readdir, rename, stat, unlink, utimes } from "node:fs/promises";
 import { join } from "node:path";
 import { NodeError } from "../../protocol/errors.ts";
 import { CHUNK_HEADER_BYTES, CHUNK_ID_BYTES, SEALED_CHUNK_MAX_BYTES, TAG_BYTES } from "../../protocol/limits.ts";
@@ -16,6 +16,7 @@ import type { MaybePromise } from "../engines/engine.ts";
 import { toNodeError } from "../engines/sqlite-errors.ts";
 import { syncFolder } from "../engines/wal-sync.ts";
 import type { ChunkInfo, ChunkStore } from "./chunk-store.ts";
+import { OpenFiles } from "./open-files.ts";
 
 const TRAILER_MAGIC = 0x6b63686b;
 const TRAILER_BYTES = 8;
@@ -36,6 +37,7 @@ function isMissing(error: unknown): boolean {
 export class LocalChunkStore implements ChunkStore {
   readonly #root: string;
   readonly #aside: string;
+  readonly #open = new OpenFiles();
   readonly #known = new Set<string>();
   /** Ids whose file failed its checksum: the next put writes it anew. */
   readonly #damaged = new Set<string>();
@@ -108,6 +110,7 @@ export class LocalChunkStore implements ChunkStore {
           return { existed: true };
         }
         await this.#write(path, body);
+        this.#open.drop(path);
         this.#damaged.delete(chunkName(id));
         this.#remember(chunkName(id));
         return { existed: false };
@@ -161,38 +164,25 @@ export class LocalChunkStore implements ChunkStore {
   }
 
   async get(id: Uint8Array, offset: number, length: number): Promise<{ bytes: Uint8Array; totalBytes: number }> {
-    let handle: FileHandle;
+    const path = this.#path(id);
     try {
-      handle = await open(this.#path(id), "r");
-    } catch (error) {
-      throw isMissing(error) ? new NodeError("not_found", `no chunk ${hex(id)}`) : toNodeError(error);
-    }
-    try {
-      const totalBytes = (await handle.stat()).size - TRAILER_BYTES;
+      const totalBytes = this.#open.size(path) - TRAILER_BYTES;
       if (totalBytes < 0) throw this.#damage(id, "is cut short");
       const end = Math.min(totalBytes, offset + length);
       if (offset >= end) return { bytes: new Uint8Array(0), totalBytes };
       const whole = offset === 0 && end === totalBytes;
-      const wanted = end - offset + (whole ? TRAILER_BYTES : 0);
-      const buffer = Buffer.allocUnsafeSlow(wanted);
-      let read = 0;
-      while (read < wanted) {
-        const { bytesRead } = await handle.read(buffer, read, wanted - read, offset + read);
-        if (bytesRead === 0) throw this.#damage(id, "is cut short");
-        read += bytesRead;
-      }
-      const bytes = buffer.subarray(0, end - offset);
+      const buffer = Buffer.allocUnsafeSlow(end - offset + (whole ? TRAILER_BYTES : 0));
+      if ((await this.#open.read(path, buffer, offset)) < buffer.length) throw this.#damage(id, "is cut short");
       if (whole && !trailerFits(buffer)) throw this.#damage(id, "fails its checksum");
-      return { bytes, totalBytes };
+      return { bytes: buffer.subarray(0, end - offset), totalBytes };
     } catch (error) {
-      throw toNodeError(error);
-    } finally {
-      await handle.close();
+      throw isMissing(error) ? new NodeError("not_found", `no chunk ${hex(id)}`) : toNodeError(error);
     }
   }
 
   #damage(id: Uint8Array, how: string): NodeError {
     this.#damaged.add(chunkName(id));
+    this.#open.drop(this.#path(id));
     return new NodeError("damaged", `chunk ${hex(id)} ${how}`);
   }
 
@@ -213,6 +203,7 @@ export class LocalChunkStore implements ChunkStore {
       try {
         if (await keep(statSync(path).mtimeMs)) return false;
         await unlink(path);
+        this.#open.drop(path);
         return true;
       } catch (error) {
         if (isMissing(error)) return false;
@@ -246,6 +237,10 @@ export class LocalChunkStore implements ChunkStore {
     } catch (error) {
       return error instanceof Error ? error.message : String(error);
     }
+  }
+
+  close(): void {
+    this.#open.close();
   }
 
   space(): { totalBytes: number; freeBytes: number } {

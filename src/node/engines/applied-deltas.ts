@@ -50,12 +50,16 @@ export class AppliedDeltas {
     return deltas.seqs.get(id);
   }
 
-  add(session: Uint8Array, id: number, seq: number, answeredBelow: number): void {
+  /** @throws NodeError "bad_request" when the session has too many that it never marked as answered */
+  checkRoom(session: Uint8Array): void {
+    if (this.#open(session).seqs.size < REMEMBERED_MAX) return;
+    throw new NodeError("bad_request", `more than ${REMEMBERED_MAX} deltas that were never marked as answered`);
+  }
+
+  /** `inodes`: the shard's number of inodes with this delta, kept here because this row is written anyway. */
+  add(session: Uint8Array, id: number, seq: number, answeredBelow: number, inodes: number): void {
     const deltas = this.#open(session);
-    if (deltas.seqs.size >= REMEMBERED_MAX) {
-      throw new NodeError("bad_request", `more than ${REMEMBERED_MAX} deltas that were never marked as answered`);
-    }
-    this.#sql.addApplied.run(deltas.row, id, seq);
+    this.#sql.addApplied.run(deltas.row, id, seq, inodes);
     deltas.seqs.set(id, seq);
     this.#undo.push(() => deltas.seqs.delete(id));
     if (answeredBelow > deltas.floor) deltas.floor = Math.min(answeredBelow, id);

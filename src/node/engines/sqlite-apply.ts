@@ -19,8 +19,8 @@ function isAttrKey(key: Uint8Array): boolean {
 export class DeltaApplier {
   readonly #sql: Statements;
   readonly #applied: AppliedDeltas;
-  /** Change of the number of attribute records in this transaction. */
-  inodesAdded = 0;
+  /** Attribute records in the shard, with what the present transaction has done. */
+  inodes = 0;
 
   constructor(sql: Statements, applied: AppliedDeltas) {
     this.#sql = sql;
@@ -46,13 +46,13 @@ export class DeltaApplier {
       index++;
     }
     if (failed.length > 0) return { ok: false, failed };
-    this.#applied.add(session, delta.id, seq, delta.answeredBelow);
+    this.#applied.checkRoom(session);
     for (const prefix of delta.deletePrefixes) this.#deletePrefix(prefix);
     for (const key of delta.deletes) this.#delete(key);
     for (const put of delta.puts) {
       const chunks = encodeChunkList(put.chunks);
       const old = this.#sql.chunks.get(put.key);
-      if (old === null && isAttrKey(put.key)) this.inodesAdded++;
+      if (old === null && isAttrKey(put.key)) this.inodes++;
       if (chunks !== null || (old !== null && old.chunks !== null)) this.#moveRefs(old === null ? null : old.chunks, put.chunks);
       this.#sql.put.run(put.key, seq, put.link, recordCrc(put.key, seq, put.link, put.value), chunks, put.value);
     }
@@ -60,6 +60,7 @@ export class DeltaApplier {
     for (const { ino, links, entries, mtimeSec, mtimeNsec } of delta.bumps) {
       counters.push(this.#sql.bump.get(ino, links, entries, mtimeSec, mtimeNsec) ?? { ...NO_COUNTERS });
     }
+    this.#applied.add(session, delta.id, seq, delta.answeredBelow, this.inodes);
     return { ok: true, seq, counters, replayed: false };
   }
 
@@ -85,7 +86,7 @@ export class DeltaApplier {
     const old = this.#sql.chunks.get(key);
     if (old === null) return;
     if (old.chunks !== null) this.#moveRefs(old.chunks, []);
-    if (isAttrKey(key)) this.inodesAdded--;
+    if (isAttrKey(key)) this.inodes--;
     this.#sql.remove.run(key);
   }
 
@@ -96,7 +97,7 @@ export class DeltaApplier {
     for (const { key, chunks } of this.#sql.rangeChunks.all(prefix, end)) {
       found = true;
       if (chunks !== null) this.#moveRefs(chunks, []);
-      if (isAttrKey(key)) this.inodesAdded--;
+      if (isAttrKey(key)) this.inodes--;
     }
     if (found) this.#sql.removeRange.run(prefix, end);
     if (prefix.length === DELETE_PREFIX_MIN_BYTES && prefix[0] === KEY_KIND_INODE) this.#sql.removeCounters.run(inodeOfKey(prefix));

@@ -19,7 +19,7 @@ CREATE TABLE records(key BLOB PRIMARY KEY, version INTEGER NOT NULL, link INTEGE
 CREATE TABLE counters(ino INTEGER PRIMARY KEY, links INTEGER NOT NULL, entries INTEGER NOT NULL, mtimeSec INTEGER NOT NULL,
   mtimeNsec INTEGER NOT NULL, bumps INTEGER NOT NULL);
 CREATE TABLE sessions(s INTEGER PRIMARY KEY, session BLOB NOT NULL UNIQUE);
-CREATE TABLE applied(s INTEGER NOT NULL, id INTEGER NOT NULL, seq INTEGER NOT NULL, PRIMARY KEY(s, id)) WITHOUT ROWID;
+CREATE TABLE applied(s INTEGER NOT NULL, id INTEGER NOT NULL, seq INTEGER NOT NULL, inodes INTEGER NOT NULL, PRIMARY KEY(s, id)) WITHOUT ROWID;
 CREATE TABLE chunk_refs(id BLOB PRIMARY KEY, refs INTEGER NOT NULL, since INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE meta(name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 `;
@@ -68,7 +68,8 @@ export interface Statements {
   addSession: Statement<{ s: number }, [Blob]>;
   removeSession: Statement<unknown, [number]>;
   appliedOf: Statement<{ id: number; seq: number }, [number]>;
-  addApplied: Statement<unknown, [number, number, number]>;
+  addApplied: Statement<unknown, [number, number, number, number]>;
+  lastApplied: Statement<{ seq: number; inodes: number }, []>;
   pruneApplied: Statement<unknown, [number, number]>;
   removeApplied: Statement<unknown, [number]>;
   setMeta: Statement<unknown, [string, number]>;
@@ -137,7 +138,8 @@ export function prepareStatements(db: Database): Statements {
     addSession: db.prepare("INSERT INTO sessions(session) VALUES(?) RETURNING s"),
     removeSession: db.prepare("DELETE FROM sessions WHERE s = ?"),
     appliedOf: db.prepare("SELECT id, seq FROM applied WHERE s = ?"),
-    addApplied: db.prepare("INSERT INTO applied(s, id, seq) VALUES(?, ?, ?)"),
+    addApplied: db.prepare("INSERT INTO applied(s, id, seq, inodes) VALUES(?, ?, ?, ?)"),
+    lastApplied: db.prepare("SELECT seq, inodes FROM applied ORDER BY seq DESC LIMIT 1"),
     pruneApplied: db.prepare("DELETE FROM applied WHERE s = ? AND id < ?"),
     removeApplied: db.prepare("DELETE FROM applied WHERE s = ?"),
     setMeta: db.prepare("INSERT OR REPLACE INTO meta(name, value) VALUES(?, ?)"),

@@ -56,7 +56,6 @@ export class SqliteShard implements Shard {
   #inoNext = ROOT_INO + 1;
   #inoReserved = ROOT_INO + 1;
   #grant: Promise<unknown> = Promise.resolve();
-  #inodeCount = 0;
   #bytesInWal = 0;
   #idleTimer: ReturnType<typeof setTimeout> | undefined;
   /** An fdatasync has failed: the kernel may have dropped what it could not write. Nothing is promised until a checkpoint went well. */
@@ -77,7 +76,8 @@ export class SqliteShard implements Shard {
       this.#reads = new ShardReads(this.#sql);
       this.#applied = new AppliedDeltas(this.#sql);
       this.#applier = new DeltaApplier(this.#sql, this.#applied);
-      this.#inodeCount = this.#meta("inodes");
+      const last = this.#sql.lastApplied.get();
+      this.#applier.inodes = last !== null && last.seq > this.#meta("inodesSeq") ? last.inodes : this.#meta("inodes");
       // Numbers handed out before a power loss may have been lost with their deltas, yet be remembered by clients: never use them again.
       this.#seq = this.#meta("seqReserved");
       this.#inoNext = Math.max(ROOT_INO + 1, this.#meta("inoReserved"));
@@ -121,7 +121,7 @@ export class SqliteShard implements Shard {
     return row !== null && (row.refs > 0 || row.since > Date.now() - graceMs);
   }
   get inodeCount(): number {
-    return this.#inodeCount;
+    return this.#applier.inodes;
   }
 
   #read<T>(read: () => T): T {
@@ -230,16 +230,14 @@ export class SqliteShard implements Shard {
   #transaction<T>(work: () => T): T {
     const seq = this.#seq;
     const reserved = this.#seqReserved;
-    this.#applier.inodesAdded = 0;
+    const inodes = this.#applier.inodes;
     this.#sql.begin.run();
     try {
       const result = work();
       // Half a run early: the reservation is long on disk when its first number is used.
       if (this.#seq > this.#seqReserved - SEQ_RUN / 2) this.#reserveSeqs();
-      if (this.#applier.inodesAdded !== 0) this.#sql.setMeta.run("inodes", this.#inodeCount + this.#applier.inodesAdded);
       this.#sql.commit.run();
       this.#applied.settled();
-      this.#inodeCount += this.#applier.inodesAdded;
       return result;
     } catch (error) {
       // SQLite rolls back by itself on SQLITE_FULL and SQLITE_IOERR (lang_transaction.html, section 2.1).
@@ -247,6 +245,7 @@ export class SqliteShard implements Shard {
       this.#applied.undo();
       this.#seq = seq;
       this.#seqReserved = reserved;
+      this.#applier.inodes = inodes;
       throw error;
     }
   }
@@ -346,7 +345,14 @@ export class SqliteShard implements Shard {
   }
 
   async forgetSession(session: Uint8Array): Promise<void> {
-    this.#read(() => this.#transaction(() => this.#applied.forget(session)));
+    this.#read(() =>
+      this.#transaction(() => {
+        // The rows that go may be those that hold the present number of inodes.
+        this.#sql.setMeta.run("inodes", this.#applier.inodes);
+        this.#sql.setMeta.run("inodesSeq", this.#seq);
+        this.#applied.forget(session);
+      }),
+    );
   }
 
   verify(onChunk: (id: Uint8Array) => void): AsyncIterable<string> {
