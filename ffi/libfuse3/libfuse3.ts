@@ -92,11 +92,16 @@ export class Libfuse {
   /** fuse_session_process_buf(session, struct fuse_buf): calls the operation's callback before it returns. */
   readonly processBuf: (session: Pointer, buffer: Pointer) => void;
 
-  /** Receives what libfuse would print to stderr; `level` as in syslog(3). Called on this thread. */
+  /** Receives the lines that libfuse would print to stderr; `level` as in syslog(3). Called on this thread. */
   onLog(listener: (level: number, message: string) => void): void {
+    // libfuse prints some lines piece by piece.
+    let line = "";
     const callback = new JSCallback(
       (level: number, format: Pointer, args: Pointer) => {
-        listener(level, formatVaList(format, args).trim());
+        line += formatVaList(format, args);
+        if (!line.endsWith("\n")) return;
+        listener(level, line.trim());
+        line = "";
       },
       { args: ["int", "ptr", "ptr"], returns: "void" },
     );

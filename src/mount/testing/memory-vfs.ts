@@ -123,10 +123,6 @@ export class MemoryVfs implements Vfs {
         return Promise.reject(new TypeError("rejected on purpose"));
       case "rejects-later":
         return Bun.sleep(5).then(() => Promise.reject(new FsError("EDQUOT")));
-      case "bad-attr":
-        return {} as Attr;
-      case "never":
-        return new Promise(() => {});
       default:
         return undefined;
     }
@@ -248,6 +244,7 @@ export class MemoryVfs implements Vfs {
     this.#count("read");
     this.largestRead = Math.max(this.largestRead, size);
     const node = this.#get(ino);
+    if (node.xattrs.has("user.never")) return new Promise(() => {});
     if (node.xattrs.has("user.slow")) return this.#slowRead(caller);
     const end = Math.min(Number(offset) + size, node.data.length);
     const data = node.data.subarray(Number(offset), end);
