@@ -220,7 +220,7 @@ export async function seek(namespace: Namespace, inode: Inode, offset: Offset, w
     position = offsetInRegion(region + 1, 0);
   }
   if (whence === Whence.SEEK_DATA) throw new FsError("ENXIO");
-  return position < size ? position : size;
+  return Math.min(position, size);
 }
 
 /**

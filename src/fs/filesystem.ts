@@ -296,8 +296,13 @@ export class Filesystem implements Vfs {
   }
 
   async fsyncdir(ino: number): Promise<void> {
-    if (this.#isRoot(ino)) return;
-    await this.#volume(ino).fsyncFolder(await this.#folder(ino));
+    // Of the mount's root it means everything: syncfs(2) doesn't reach a FUSE server, and umount needs a way to ask for it.
+    if (ino === ROOT_INO) {
+      const volumes = this.#root?.volumes ?? this.#volumes;
+      await Promise.all(volumes.map((volume) => volume.syncAll()));
+      return;
+    }
+    await this.#volume(ino).sync();
   }
 
   async statfs(ino: number): Promise<StatFs> {

@@ -159,12 +159,16 @@ export class Volume {
   }
 
   write(handle: FileHandle, caller: Caller, offset: Offset, data: Uint8Array): MaybePromise<number> {
-    const { inode, isAppend } = handle;
-    if (inode.stored.hasXattrs) {
-      const copy = data.slice();
-      return this.#dropCapabilities(inode).then(() => this.#writer.write(this.namespace, inode, caller, offset, copy, isAppend));
-    }
+    const { inode, isAppend, isDirect } = handle;
+    if (isDirect || inode.stored.hasXattrs) return this.#writeThrough(handle, caller, offset, data.slice());
     return this.#writer.write(this.namespace, inode, caller, offset, data, isAppend);
+  }
+
+  async #writeThrough({ inode, isAppend, isDirect }: FileHandle, caller: Caller, offset: Offset, data: Uint8Array): Promise<number> {
+    await this.#dropCapabilities(inode);
+    const written = await this.#writer.write(this.namespace, inode, caller, offset, data, isAppend);
+    if (isDirect) await this.#writer.writeOut(this.namespace, inode, false);
+    return written;
   }
 
   /** close(2): other mounts that open the file from here on see what was written. */
@@ -196,9 +200,16 @@ export class Volume {
     await this.#writer.writeOut(this.namespace, inode, true);
   }
 
-  async fsyncFolder(inode: Inode): Promise<void> {
+  /** Every change that was committed survives power loss. */
+  async sync(): Promise<void> {
     const { shard } = this.namespace;
-    if (inode.committedSeq > shard.durableSeq || shard.lastSeq > shard.durableSeq) await shard.sync();
+    if (shard.lastSeq > shard.durableSeq) await shard.sync();
+  }
+
+  /** The same for all that has been written, too. */
+  async syncAll(): Promise<void> {
+    await this.#writer.writeOutAll();
+    await this.sync();
   }
 
   async fallocate({ inode }: FileHandle, caller: Caller, mode: number, offset: Offset, length: Offset): Promise<void> {
