@@ -49,7 +49,8 @@ export class FileWriter {
       const cells = this.#store.arena.tryTake(cellsWanted);
       if (cells !== null) return this.#apply(namespace, inode, caller, offset, data, append, cells);
     }
-    return this.#writeSlowly(namespace, inode, caller, offset, data.slice(), append, cellsWanted);
+    // A copy by constructor: slice() of a Buffer would be a view of the request's memory.
+    return this.#writeSlowly(namespace, inode, caller, offset, new Uint8Array(data), append, cellsWanted);
   }
 
   async #writeSlowly(

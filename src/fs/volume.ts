@@ -160,7 +160,7 @@ export class Volume {
 
   write(handle: FileHandle, caller: Caller, offset: Offset, data: Uint8Array): MaybePromise<number> {
     const { inode, isAppend, isDirect } = handle;
-    if (isDirect || inode.stored.hasXattrs) return this.#writeThrough(handle, caller, offset, data.slice());
+    if (isDirect || inode.stored.hasXattrs) return this.#writeThrough(handle, caller, offset, new Uint8Array(data));
     return this.#writer.write(this.namespace, inode, caller, offset, data, isAppend);
   }
 

@@ -147,7 +147,7 @@ function setxattr({ vfs, request, caller }: OperationContext): MaybePromise<void
   const nameAt = BODY + k.FUSE_COMPAT_SETXATTR_IN_SIZE;
   const name = checkXattrName(request.name(nameAt));
   // A copy: unlike write, a Vfs may keep the value.
-  const value = request.data(request.endOfString(nameAt) + 1, request.u32(BODY + k.fuse_setxattr_in.size)).slice();
+  const value = new Uint8Array(request.data(request.endOfString(nameAt) + 1, request.u32(BODY + k.fuse_setxattr_in.size)));
   return vfs.setxattr(caller(), request.ino, name, value, request.u32(BODY + k.fuse_setxattr_in.flags));
 }
 
