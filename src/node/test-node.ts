@@ -27,7 +27,7 @@ export class TestNode {
   }
 
   static async start(options: Partial<StorageNodeOptions> = {}): Promise<TestNode> {
-    const dataDir = mkdtempSync(join(tmpdir(), "kiseki-node-"));
+    const dataDir = options.dataDir ?? mkdtempSync(join(tmpdir(), "kiseki-node-"));
     return new TestNode(dataDir, await startNode(dataDir, 0, options), options);
   }
 

@@ -10,7 +10,7 @@ import { existsSync, mkdirSync, readdirSync, rmSync, statfsSync, statSync } from
 import { open, readdir, rename, stat, unlink, utimes } from "node:fs/promises";
 import { join } from "node:path";
 import { NodeError } from "../../protocol/errors.ts";
-import { CHUNK_HEADER_BYTES, CHUNK_ID_BYTES, SEALED_CHUNK_MAX_BYTES, TAG_BYTES } from "../../protocol/limits.ts";
+import { CHUNK_HEADER_BYTES, CHUNK_ID_BYTES, MIB, SEALED_CHUNK_MAX_BYTES, TAG_BYTES } from "../../protocol/limits.ts";
 import { chunkName } from "../engines/chunk-list.ts";
 import type { MaybePromise } from "../engines/engine.ts";
 import { toNodeError } from "../engines/sqlite-errors.ts";
@@ -24,6 +24,12 @@ const TRAILER_BYTES = 8;
 const SEALED_CHUNK_MIN_BYTES = CHUNK_HEADER_BYTES + 1 + TAG_BYTES;
 /** Ids known to be there, so that a commit asks memory and not the disk: 64 Ki ids, some 8 MiB. */
 const KNOWN_MAX = 65_536;
+/**
+ * New chunks are refused when the disk has less left than this, or than that part of it if that is less: records still get through then,
+ * so that a user can make room by deleting files.
+ */
+const RESERVE_BYTES = 64 * MIB;
+const RESERVE_PART = 0.05;
 const CHUNK_FILE_PATTERN = /^[0-9a-f]{64}$/;
 
 function hex(id: Uint8Array): string {
@@ -109,6 +115,7 @@ export class LocalChunkStore implements ChunkStore {
           this.#remember(chunkName(id));
           return { existed: true };
         }
+        this.#checkRoom(body.length);
         await this.#write(path, body);
         this.#open.drop(path);
         this.#damaged.delete(chunkName(id));
@@ -133,6 +140,11 @@ export class LocalChunkStore implements ChunkStore {
       if (isMissing(error)) return false;
       throw error;
     }
+  }
+
+  #checkRoom(bytes: number): void {
+    const { totalBytes, freeBytes } = this.space();
+    if (freeBytes - bytes < Math.min(RESERVE_BYTES, RESERVE_PART * totalBytes)) throw new NodeError("no_space", "the node's disk is full");
   }
 
   async #write(path: string, body: Uint8Array): Promise<void> {

@@ -32,6 +32,8 @@ const IDLE_MS = 200;
 const CHECKPOINT_IDLE_BYTES = 1024 * 1024;
 /** From here on it is done at once: the WAL must not grow without end. Some 100 ms. */
 const CHECKPOINT_FORCED_BYTES = 128 * 1024 * 1024;
+/** Under load the WAL is brought to disk in steps of this many bytes, so that a checkpoint's own fsync finds little to do. */
+const WRITE_BACK_BYTES = 16 * 1024 * 1024;
 /** What one changed row adds to the WAL, roughly: a page. */
 const ROW_WAL_BYTES = 4_096;
 
@@ -57,6 +59,7 @@ export class SqliteShard implements Shard {
   #inoReserved = ROOT_INO + 1;
   #grant: Promise<unknown> = Promise.resolve();
   #bytesInWal = 0;
+  #bytesWrittenBack = 0;
   #idleTimer: ReturnType<typeof setTimeout> | undefined;
   /** An fdatasync has failed: the kernel may have dropped what it could not write. Nothing is promised until a checkpoint went well. */
   #walSuspect = false;
@@ -284,6 +287,10 @@ export class SqliteShard implements Shard {
 
   #afterWrite(): void {
     clearTimeout(this.#idleTimer);
+    if (this.#bytesInWal - this.#bytesWrittenBack >= WRITE_BACK_BYTES) {
+      this.#bytesWrittenBack = this.#bytesInWal;
+      this.sync().catch(() => {});
+    }
     if (this.#bytesInWal >= CHECKPOINT_FORCED_BYTES) this.#tryCheckpoint();
     else if (this.#bytesInWal >= CHECKPOINT_IDLE_BYTES) {
       this.#idleTimer = setTimeout(() => this.#idleCheckpoint(), IDLE_MS);
@@ -314,6 +321,7 @@ export class SqliteShard implements Shard {
   #checkpoint(): void {
     this.#db.run("PRAGMA wal_checkpoint(PASSIVE)");
     this.#bytesInWal = 0;
+    this.#bytesWrittenBack = 0;
   }
 
   grantInos(count: number): Promise<{ first: number; count: number }> {
