@@ -142,7 +142,8 @@ export function inodeOfKey(key: Uint8Array): number {
 
 /** The smallest key above every key that starts with `prefix`, or null when there is none (all bytes 0xff). */
 export function prefixEnd(prefix: Uint8Array): Uint8Array | null {
-  const end = prefix.slice();
+  // By constructor: slice() of a Buffer would be a view, and the prefix would change with it.
+  const end = new Uint8Array(prefix);
   for (let i = end.length - 1; i >= 0; i--) {
     const byte = end[i] as number;
     if (byte < 0xff) {
