@@ -43,6 +43,16 @@ describe("operations", () => {
     expect(await names()).toEqual([]);
   });
 
+  test("of many who make a namespace at once, one does; so with deleting", async () => {
+    const clients = [await node.client("acme"), await node.client("acme")];
+    const outcomes = async (ask: (client: NodeClient) => Promise<unknown>) =>
+      (await Promise.allSettled([...clients, ...clients].map(ask))).filter(({ status }) => status === "fulfilled").length;
+    for (let round = 0; round < 3; round++) {
+      expect(await outcomes((client) => client.call("namespaceCreate", { name: "one" }))).toBe(1);
+      expect(await outcomes((client) => client.call("namespaceDelete", { name: "one", force: true }))).toBe(1);
+    }
+  });
+
   test("a create is found by lookup, list, inode, get and range", async () => {
     const client = await node.client("acme");
     const { first, count } = (await client.call("inoGrant", { ns: NS, count: 100 })).answer;

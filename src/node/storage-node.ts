@@ -82,10 +82,12 @@ export class StorageNode implements NodeServices {
     folder.prepare();
     const database = new NodeDatabase(folder.database);
     const engine = new SqliteEngine(folder.tenants);
+    let sessions: Sessions | null = null;
     try {
       const { cluster, tls } = await ensureCluster(folder.pki, hostname());
       const tenants = await openTenants(folder, engine);
       const node = new StorageNode(options, folder, cluster, database, engine, tenants);
+      sessions = node.sessions;
       await node.sessions.load();
       node.#listener = await options.transport.listen(
         {
@@ -100,6 +102,7 @@ export class StorageNode implements NodeServices {
       folder.announce(node.address);
       return node;
     } catch (error) {
+      sessions?.close();
       await engine.close();
       database.close();
       throw error;
@@ -188,6 +191,7 @@ export async function openTenants(folder: DataFolder, engine: SqliteEngine): Pro
   for (const name of folder.tenantNames()) {
     // Made by a first contact that did not get further than its folder: as good as never here.
     if (!existsSync(join(folder.tenants, name, "namespaces"))) continue;
+    engine.cleanUp(name);
     const tenant = new Tenant(name, engine, new LocalChunkStore(folder.chunks(name), folder.aside(name)));
     await tenant.load();
     tenants.set(name, tenant);

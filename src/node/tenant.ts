@@ -27,6 +27,7 @@ export class Tenant {
   readonly chunks: ChunkStore;
   readonly #engine: MetadataEngine;
   readonly #namespaces = new Map<string, Namespace>();
+  #lastChange: Promise<unknown> = Promise.resolve();
   /** Chunks that deltas on their way refer to, with the number of these: not to be collected. */
   readonly #pinned = new Map<string, number>();
   /** Until then the leases of the node's previous run may live on in clients, and commits wait. */
@@ -67,12 +68,25 @@ export class Tenant {
 
   async createNamespace(name: string): Promise<void> {
     if (!NAMESPACE_NAME_PATTERN.test(name)) throw new NodeError("bad_request", "not a namespace name");
-    if (this.#namespaces.has(name)) throw new NodeError("exists", `namespace ${name} exists`);
-    if (this.#namespaces.size >= NAMESPACES_MAX) throw new NodeError("bad_request", `a tenant has at most ${NAMESPACES_MAX} namespaces`);
-    await this.#open(name);
+    await this.#inTurn(async () => {
+      if (this.#namespaces.has(name)) throw new NodeError("exists", `namespace ${name} exists`);
+      if (this.#namespaces.size >= NAMESPACES_MAX) throw new NodeError("bad_request", `a tenant has at most ${NAMESPACES_MAX} namespaces`);
+      await this.#open(name);
+    });
   }
 
   async deleteNamespace(name: string, force: boolean): Promise<void> {
+    await this.#inTurn(() => this.#delete(name, force));
+  }
+
+  /** Namespaces are made and deleted one at a time. */
+  async #inTurn(work: () => Promise<void>): Promise<void> {
+    const done = this.#lastChange.then(work);
+    this.#lastChange = done.catch(() => {});
+    await done;
+  }
+
+  async #delete(name: string, force: boolean): Promise<void> {
     const { shard, leases } = this.namespace(name);
     if (!force) {
       const { entries } = await shard.list(ROOT_INO, new Uint8Array(0), 1, 1, null);

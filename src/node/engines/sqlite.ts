@@ -10,6 +10,8 @@ import { syncFolder } from "./wal-sync.ts";
 
 const SHARD_FILE = "shard.db";
 const NAMESPACES_FOLDER = "namespaces";
+/** No namespace's name begins with a dot. */
+const DELETED_PREFIX = ".deleted-";
 
 /** Makes a folder with its parents; those that are new survive power loss. */
 function makeFolder(path: string): void {
@@ -44,6 +46,14 @@ export class SqliteEngine implements MetadataEngine {
       .sort();
   }
 
+  /** Removes what a crash has left of deleted namespaces. */
+  cleanUp(tenant: string): void {
+    const folder = this.#folder(tenant);
+    for (const name of existsSync(folder) ? readdirSync(folder) : []) {
+      if (name.startsWith(DELETED_PREFIX)) rmSync(join(folder, name), { recursive: true, force: true });
+    }
+  }
+
   async open(tenant: string, namespace: string): Promise<SqliteShard> {
     const folder = this.#folder(tenant, namespace);
     const known = this.#open.get(folder);
@@ -65,7 +75,7 @@ export class SqliteEngine implements MetadataEngine {
     if (!existsSync(folder)) return;
     try {
       // A name that is no namespace name: gone for list() at once, whatever becomes of the rest.
-      const aside = join(dirname(folder), `.deleted-${namespace}-${Date.now()}`);
+      const aside = join(dirname(folder), `${DELETED_PREFIX}${namespace}-${Date.now()}`);
       renameSync(folder, aside);
       syncFolder(dirname(folder));
       rmSync(aside, { recursive: true, force: true });
