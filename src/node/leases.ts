@@ -8,7 +8,7 @@
  */
 
 /** Leases of one session at most, in all namespaces: some 30 MiB of node memory. */
-export const SESSION_LEASES_MAX = 262_144;
+const SESSION_LEASES_MAX = 262_144;
 
 export interface LeaseHolder {
   /** Leases held, in all namespaces. */

@@ -11,7 +11,7 @@ import type { TlsIdentity } from "../transport/transport.ts";
 import { StorageNode, type StorageNodeOptions } from "./storage-node.ts";
 
 const silent = () => {};
-export const silentLogger = { debug: silent, info: silent, warn: silent, error: silent };
+const silentLogger = { debug: silent, info: silent, warn: silent, error: silent };
 
 export class TestNode {
   readonly dataDir: string;

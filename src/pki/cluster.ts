@@ -87,7 +87,7 @@ function read(path: string): string {
   }
 }
 
-export function readCluster(folder: string): { cluster: string; ca: CertificateAndKey } {
+function readCluster(folder: string): { cluster: string; ca: CertificateAndKey } {
   const cluster = read(join(folder, "cluster")).trim();
   if ((statSync(folder).mode & MODE_OTHERS) !== 0) {
     throw new PkiError(`${folder}: group or others may look into this folder, which holds the CA's key; run: chmod 700 ${folder}`);

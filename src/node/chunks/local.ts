@@ -64,7 +64,9 @@ export class LocalChunkStore implements ChunkStore {
       // All 256 at once: a put then never has to fsync more than its own folder.
       for (let i = 0; i < 256; i++) {
         const folder = join(root, i.toString(16).padStart(2, "0"));
-        if (!existsSync(folder)) mkdirSync(folder, { mode: 0o700 });
+        // A process that was killed between rename and fsync has left names that a put would now take for safe.
+        if (existsSync(folder)) syncFolder(folder);
+        else mkdirSync(folder, { mode: 0o700 });
       }
       syncFolder(root);
     } catch (error) {
