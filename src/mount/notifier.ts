@@ -4,6 +4,7 @@
  */
 import { addresses } from "../../ffi/libc/libc.ts";
 import type { KernelCache, Name } from "../fs/vfs.ts";
+import { workerUrl } from "../worker-url.ts";
 import type { MountLog } from "./log.ts";
 import { MAX_NOTIFICATION_BYTES, putInvalidateEntry, putInvalidateInode } from "./notifications.ts";
 import type { NotifierAnswer, NotifierRequest } from "./notifier-worker.ts";
@@ -40,7 +41,7 @@ export class Notifier implements KernelCache, AsyncDisposable {
   /** `fd`: the FUSE device, open until close() has resolved. */
   constructor(fd: number, log: MountLog) {
     this.#log = log;
-    this.#worker = new Worker(new URL("./notifier-worker.ts", import.meta.url).href);
+    this.#worker = new Worker(workerUrl("mount/notifier-worker.ts"));
     this.#worker.onmessage = (event: MessageEvent<NotifierAnswer>) => {
       const answer = this.#answer;
       this.#answer = null;

@@ -1,6 +1,8 @@
 /** One chunk Worker as TransferPool sees it: jobs out, results in, and word when the thread is gone. */
+
 import type { ChunkRef } from "../crypto/chunk-seal.ts";
 import { TransportError } from "../protocol/errors.ts";
+import { workerUrl } from "../worker-url.ts";
 import type { PipelineBuffers } from "./chunk-pipeline.ts";
 import { type FromWorker, type Job, type StartMessage, type ToWorker, unpackError } from "./worker-messages.ts";
 
@@ -12,13 +14,9 @@ const CLOSE_WAIT_MS = 3_000;
 /** What WorkerThread needs of a Worker. */
 export type WorkerLike = Pick<Worker, "postMessage" | "terminate" | "addEventListener">;
 
-/**
- * Starts a chunk Worker. Inside the compiled binary all modules are one file at the root, and further entry points keep their path
- * below src/ (scripts/build.ts passes --root src); from source the URL is relative to this file.
- */
+/** Starts a chunk Worker. */
 export function spawnChunkWorker(): WorkerLike {
-  const path = import.meta.url.includes("/$bunfs/") ? "./transfer/chunk-worker.ts" : "./chunk-worker.ts";
-  return new Worker(new URL(path, import.meta.url).href);
+  return new Worker(workerUrl("transfer/chunk-worker.ts"));
 }
 
 export interface JobResult {
