@@ -60,6 +60,22 @@ export class FileContent {
     return this.#active.bytes + (this.#frozen?.bytes ?? 0);
   }
 
+  /** Dirty bytes that lie where nothing is stored, as far as is known: what the next write-out adds to the file's allocation. */
+  get newBytes(): number {
+    let sum = 0;
+    for (const region of new Set([...this.#active.regions.keys(), ...(this.#frozen?.regions.keys() ?? [])])) {
+      const layers = [this.#active.regions.get(region), this.#frozen?.regions.get(region)].filter((layer) => layer !== undefined);
+      const stored = this.storedRegion(region);
+      visitLayers(layers, 0, 0, REGION_BYTES, (start, end, dirty) => {
+        if (dirty === null) return;
+        stored.visit(start, end, (from, to, extent) => {
+          if (extent === null) sum += to - from;
+        });
+      });
+    }
+    return sum;
+  }
+
   // ---- stored ----
 
   isRegionKnown(region: number): boolean {

@@ -6,7 +6,7 @@ import { encodeRegion, type StoredMap, type StoredSource } from "./composition.t
 import { FsError } from "./errno.ts";
 import { loadRegionList, loadRegions } from "./file-reader.ts";
 import { type FileWriter, withoutSetId } from "./file-writer.ts";
-import type { Inode } from "./inode.ts";
+import type { Inode, PendingAttributes } from "./inode.ts";
 import { changeInode } from "./inode-change.ts";
 import type { InodeAttributes } from "./inode-record.ts";
 import type { Namespace } from "./namespace.ts";
@@ -152,6 +152,16 @@ export async function fallocate(
     await clearRange(namespace, inode, caller, offset, end);
   }
   if (!keepsSize && end > inode.size) await truncate(namespace, writer, inode, caller, { size: end });
+  else if (!punches && !zeroes) await markModified(namespace, inode, caller);
+}
+
+/** What file_modified() does on a local filesystem, for a change that leaves every byte as it is. */
+async function markModified(namespace: Namespace, inode: Inode, caller: Caller): Promise<void> {
+  const time = now();
+  const change: PendingAttributes = { mtime: time, ctime: time };
+  if (caller.killPriv === true) change.mode = withoutSetId(inode.mode);
+  if (inode.pending !== null) inode.pending = { ...inode.pending, ...change };
+  else await changeInode(namespace, inode, () => ({ attributes: applyPending(inode.stored, change) }));
 }
 
 /** Makes a range a hole. */
@@ -215,6 +225,7 @@ export async function seek(namespace: Namespace, inode: Inode, offset: Offset, w
     if (found !== null) {
       const at = offsetInRegion(region, found);
       if (at < size) return at;
+      position = size;
       break;
     }
     position = offsetInRegion(region + 1, 0);

@@ -15,7 +15,13 @@ const ABSENT_NAMES_MAX = 4_096;
 /** Entries that one folder keeps in memory (some 150 bytes each); larger folders are read page by page. */
 export const FOLDER_ENTRIES_MAX = 131_072;
 
+/** Counts the entries that all folders of a namespace hold. */
+export interface FolderMemory {
+  entries: number;
+}
+
 export class Folder {
+  readonly #memory: FolderMemory;
   readonly #entries = new Map<Name, FolderEntry>();
   #absentCount = 0;
   /** performance.now() until which an unleased folder's entries may be used. */
@@ -33,6 +39,10 @@ export class Folder {
   #baseBumps = 0;
   #ownBumps = 0;
   #seenBumps = 0;
+
+  constructor(memory: FolderMemory) {
+    this.#memory = memory;
+  }
 
   /** Every entry is known: a name that isn't here does not exist. */
   get isComplete(): boolean {
@@ -64,16 +74,22 @@ export class Folder {
   }
 
   #put(name: Name, entry: FolderEntry | null): void {
+    const count = this.#entries.size;
+    this.#place(name, entry);
+    this.#memory.entries += this.#entries.size - count;
+    if (this.presentCount > FOLDER_ENTRIES_MAX) this.forget();
+  }
+
+  #place(name: Name, entry: FolderEntry | null): void {
     const before = this.#entries.get(name);
     if (before?.number === 0) this.#absentCount--;
     if (entry !== null) {
       this.#entries.set(name, entry);
-      if (this.presentCount > FOLDER_ENTRIES_MAX) this.forget();
       return;
     }
     if (before !== undefined) this.#entries.delete(name);
     if (this.isComplete) return;
-    if (this.#absentCount >= ABSENT_NAMES_MAX) this.#forgetAbsent();
+    if (this.#absentCount >= ABSENT_NAMES_MAX) this.#dropAbsent();
     this.#entries.set(name, ABSENT);
     this.#absentCount++;
   }
@@ -86,11 +102,13 @@ export class Folder {
     if (before === undefined) return;
     if (before.number === 0) this.#absentCount--;
     this.#entries.delete(name);
+    this.#memory.entries--;
   }
 
   /** All entries are in; `counters` are those that they belong to. */
   markComplete(bumps: number): void {
-    this.#forgetAbsent();
+    this.#memory.entries -= this.#absentCount;
+    this.#dropAbsent();
     this.#isComplete = true;
     this.#baseBumps = bumps;
     this.#ownBumps = 0;
@@ -109,6 +127,7 @@ export class Folder {
   }
 
   forget(): void {
+    this.#memory.entries -= this.#entries.size;
     this.#entries.clear();
     this.#absentCount = 0;
     this.#isComplete = false;
@@ -117,7 +136,7 @@ export class Folder {
     this.changes++;
   }
 
-  #forgetAbsent(): void {
+  #dropAbsent(): void {
     if (this.#absentCount === 0) return;
     for (const [name, entry] of this.#entries) if (entry.number === 0) this.#entries.delete(name);
     this.#absentCount = 0;

@@ -2,7 +2,7 @@
 import type { Counters } from "../protocol/messages.ts";
 import { isLater, type Timestamp } from "./clock.ts";
 import { FileContent } from "./file-content.ts";
-import { Folder } from "./folder.ts";
+import { Folder, type FolderMemory } from "./folder.ts";
 import { FileType, type InodeAttributes } from "./inode-record.ts";
 import { maxOffset } from "./offsets.ts";
 import type { LoadedInode, StoredRegion } from "./shard.ts";
@@ -48,9 +48,10 @@ export class Inode implements Attr {
   #lockDepth = 0;
   #content: FileContent | null = null;
   #folder: Folder | null = null;
+  readonly #folderMemory: FolderMemory;
   xattrs: Map<Name, Uint8Array> | null = null;
 
-  constructor(ino: number, loaded: LoadedInode, nowMs: number) {
+  constructor(ino: number, loaded: LoadedInode, nowMs: number, folderMemory: FolderMemory) {
     this.ino = ino;
     this.number = loaded.number;
     this.version = loaded.version;
@@ -58,6 +59,7 @@ export class Inode implements Attr {
     this.counters = loaded.counters;
     this.leased = loaded.leased;
     this.fetchedAtMs = nowMs;
+    this.#folderMemory = folderMemory;
     if (loaded.region0 !== null) this.content.adoptStored(0, loaded.region0);
   }
 
@@ -130,7 +132,7 @@ export class Inode implements Attr {
   }
 
   get folder(): Folder {
-    this.#folder ??= new Folder();
+    this.#folder ??= new Folder(this.#folderMemory);
     return this.#folder;
   }
 
@@ -201,8 +203,8 @@ export class Inode implements Attr {
   }
 
   get blocks(): number {
-    const dirty = this.#content === null ? 0 : this.#content.dirtyBytes;
-    return Math.ceil((this.stored.allocated + dirty) / 512);
+    const added = this.#content?.isDirty === true ? this.#content.newBytes : 0;
+    return Math.ceil((this.stored.allocated + added) / 512);
   }
 
   get atimeSec(): number {

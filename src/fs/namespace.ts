@@ -25,6 +25,8 @@ const LIST_INSTEAD_ENTRIES_MAX = 4_096;
 const LIST_INSTEAD_MISSES = 2;
 /** Entries per round trip of a listing. */
 export const LIST_PAGE_ENTRIES = 1_024;
+/** Entries that the folders of a namespace keep together (some 150 bytes each). */
+const FOLDER_ENTRIES_TOTAL_MAX = 262_144;
 /** Leases given up are told to the node in batches. */
 const LEASE_RELEASE_BATCH = 256;
 
@@ -47,6 +49,7 @@ export class Namespace {
   #nextNumber = 0;
   #endNumber = 0;
   #granting: Promise<void> | null = null;
+  readonly #folderMemory = { entries: 0 };
   /** Leases that we gave up and have not told the node of. */
   readonly #released = new Set<number>();
 
@@ -157,14 +160,14 @@ export class Namespace {
       if (loaded.counters !== null) known.cachedFolder?.seen(loaded.counters);
       return known;
     }
-    const inode = new Inode(this.mountIno(loaded.number), loaded, nowMs);
+    const inode = new Inode(this.mountIno(loaded.number), loaded, nowMs, this.#folderMemory);
     this.#remember(inode);
     return inode;
   }
 
   /** Takes over an inode that this client has just made. */
   adopt(loaded: LoadedInode): Inode {
-    const inode = new Inode(this.mountIno(loaded.number), loaded, performance.now());
+    const inode = new Inode(this.mountIno(loaded.number), loaded, performance.now(), this.#folderMemory);
     inode.committedSeq = loaded.version;
     this.#remember(inode);
     return inode;
@@ -172,6 +175,7 @@ export class Namespace {
 
   /** The inode is gone. */
   drop(number: number): void {
+    this.#inodes.get(number)?.cachedFolder?.forget();
     this.#inodes.delete(number);
   }
 
@@ -194,6 +198,7 @@ export class Namespace {
         continue;
       }
       if (candidate.leased) this.#released.add(number);
+      candidate.cachedFolder?.forget();
     }
     if (this.#released.size >= LEASE_RELEASE_BATCH) {
       this.shard.releaseLeases([...this.#released]);
@@ -302,6 +307,15 @@ export class Namespace {
       ({ lastHash: after, more } = page);
     }
     folder.markComplete(bumps);
+    if (this.#folderMemory.entries > FOLDER_ENTRIES_TOTAL_MAX) this.#forgetFolders(dir);
+  }
+
+  /** Makes room: folders that were not used lately lose their entries first (a Map keeps the order of insertion). */
+  #forgetFolders(except: Inode): void {
+    for (const inode of this.#inodes.values()) {
+      if (this.#folderMemory.entries <= FOLDER_ENTRIES_TOTAL_MAX / 2) return;
+      if (inode !== except) inode.cachedFolder?.forget();
+    }
   }
 
   /** One round trip's worth of entries after a hash; their inodes are taken over. */
@@ -327,6 +341,7 @@ export class Namespace {
 
   /** The node tells that other mounts have changed these inodes; resolves when neither we nor the kernel use the old state. */
   async recall(numbers: readonly number[]): Promise<void> {
+    this.shard.recalled(numbers);
     // Answers that came before the recall are older than it: those who wait for them must have seen them first.
     await new Promise((resolve) => setImmediate(resolve));
     const waits: Promise<void>[] = [];
@@ -339,6 +354,7 @@ export class Namespace {
 
   /** The connection was lost and made again: recalls may have been lost with it. */
   distrustAll(): void {
+    this.shard.recalledAll();
     for (const inode of this.#inodes.values()) inode.distrust();
   }
 }

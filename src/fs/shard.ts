@@ -11,6 +11,7 @@ import { decodeRegion, type StoredMap } from "./composition.ts";
 import { ExtentMap } from "./extent-map.ts";
 import { decodeDentry, decodeInode, type InodeAttributes } from "./inode-record.ts";
 import { type NodeCalls, toFsError } from "./node-calls.ts";
+import { RecallLog } from "./recall-log.ts";
 import type { Name } from "./vfs.ts";
 
 /** A record to write, not sealed yet. */
@@ -90,6 +91,7 @@ export class Shard {
   readonly #keys: NamespaceKeys;
   #nextId = 1;
   readonly #inFlight = new Set<number>();
+  readonly #recalls = new RecallLog();
   /** Sequence number of the newest delta that this client knows of, and of the newest known to survive power loss. */
   lastSeq = 0;
   durableSeq = 0;
@@ -108,24 +110,37 @@ export class Shard {
     return xattrKey(number, xattrNameHash(this.#keys, number, name));
   }
 
+  /** The node ends these leases: answers to what was asked before don't grant them any more. */
+  recalled(numbers: readonly number[]): void {
+    this.#recalls.add(numbers);
+  }
+
+  /** All leases have ended. */
+  recalledAll(): void {
+    this.#recalls.addAll();
+  }
+
   async grantInos(count: number): Promise<{ first: number; count: number }> {
     return (await this.#call("inoGrant", { ns: this.name, count })).answer;
   }
 
   /** The inode, or null when there is none. */
   async inode(number: number, want: InodeWant): Promise<LoadedInode | null> {
+    const askedAt = this.#recalls.now;
     const { answer } = await this.#call("inode", { ns: this.name, ino: number, want });
-    return this.#openInode(answer.inode);
+    return this.#openInode(answer.inode, askedAt);
   }
 
   /** A name and what it leads to, in one round trip. */
   async lookup(parent: number, name: Name, want: InodeWant): Promise<{ entry: LoadedEntry | null; parentLeased: boolean }> {
     const hash = this.nameHash(parent, name);
     const key = dentryKey(parent, hash);
+    const askedAt = this.#recalls.now;
     const { answer } = await this.#call("lookup", { ns: this.name, key, want, leaseParent: want.lease });
-    const { dentry, inode, parentLeased } = answer;
+    const { dentry, inode } = answer;
+    const parentLeased = answer.parentLeased && this.#recalls.allows(parent, askedAt);
     if (dentry === null) return { entry: null, parentLeased };
-    return { entry: { dentry: this.#openDentry(parent, hash, dentry), inode: inode && this.#openInode(inode) }, parentLeased };
+    return { entry: { dentry: this.#openDentry(parent, hash, dentry), inode: inode && this.#openInode(inode, askedAt) }, parentLeased };
   }
 
   /** Entries of a folder after a hash, in hash order. */
@@ -134,13 +149,15 @@ export class Shard {
     after: Uint8Array,
     options: { limit: number; inodes: boolean; want: InodeWant },
   ): Promise<{ entries: LoadedEntry[]; lastHash: Uint8Array; more: boolean; counters: Counters; dirLeased: boolean }> {
+    const askedAt = this.#recalls.now;
     const { answer } = await this.#call("list", { ns: this.name, dir, after, ...options, leaseDir: options.want.lease });
     const entries = answer.entries.map(({ hash, dentry, inode }) => ({
       dentry: this.#openDentry(dir, hash, dentry),
-      inode: inode && this.#openInode(inode),
+      inode: inode && this.#openInode(inode, askedAt),
     }));
+    const dirLeased = answer.dirLeased && this.#recalls.allows(dir, askedAt);
     const lastHash = answer.entries.at(-1)?.hash ?? after;
-    return { entries, lastHash, more: answer.more, counters: answer.counters, dirLeased: answer.dirLeased };
+    return { entries, lastHash, more: answer.more, counters: answer.counters, dirLeased };
   }
 
   /** The stored regions with these numbers, in order. */
@@ -214,13 +231,13 @@ export class Shard {
       leases: change.leases ?? [],
       durable: change.durable ?? false,
     };
+    const askedAt = this.#recalls.now;
     try {
       const { answer } = await this.#call("commit", { ns: this.name, delta });
-      if (answer.ok) {
-        this.lastSeq = Math.max(this.lastSeq, answer.seq);
-        if (delta.durable) this.durableSeq = Math.max(this.durableSeq, answer.seq);
-      }
-      return answer;
+      if (!answer.ok) return answer;
+      this.lastSeq = Math.max(this.lastSeq, answer.seq);
+      if (delta.durable) this.durableSeq = Math.max(this.durableSeq, answer.seq);
+      return { ...answer, leased: answer.leased.filter((number) => this.#recalls.allows(number, askedAt)) };
     } finally {
       this.#inFlight.delete(id);
     }
@@ -234,9 +251,10 @@ export class Shard {
     }
   }
 
-  #openInode(bundle: InodeBundle): LoadedInode | null {
-    const { ino, attr, counters, region0, leased } = bundle;
+  #openInode(bundle: InodeBundle, askedAt: number): LoadedInode | null {
+    const { ino, attr, counters, region0 } = bundle;
     if (attr === null) return null;
+    const leased = bundle.leased && this.#recalls.allows(ino, askedAt);
     return {
       number: ino,
       version: attr.version,

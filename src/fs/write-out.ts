@@ -4,6 +4,7 @@
  */
 import { inodeKey, regionKey } from "../protocol/record-keys.ts";
 import { now } from "./clock.ts";
+import { compactFragments } from "./compaction.ts";
 import { encodeRegion, inlineBytes, type StoredMap, type StoredSource } from "./composition.ts";
 import type { ContentStore } from "./content-store.ts";
 import { FsError } from "./errno.ts";
@@ -39,6 +40,7 @@ export async function writeOutLocked(namespace: Namespace, store: ContentStore, 
     for (let tries = 0; ; tries++) {
       const regions = [...frozen.regions.keys()];
       await loadRegionList(shard, inode, regions);
+      await compactFragments(store, inode, frozen);
       await uploadLarge(store, inode, frozen);
       if (await commitFrozen(namespace, inode, frozen, durable)) break;
       if (tries >= CONFLICTS_MAX) throw new FsError("EIO", `inode ${inode.ino}: other mounts kept changing the file`);
