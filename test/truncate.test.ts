@@ -150,7 +150,7 @@ lab.prints(
     do("insert range", fallocate, fd, INSERT_RANGE, 0, 4096)
     show("same", get("f") == pattern(20000))
   `,
-  ["collapse range: EOPNOTSUPP", "insert range: EOPNOTSUPP", "same: True"],
+  ["collapse range: ENOTSUP", "insert range: ENOTSUP", "same: True"],
 );
 
 lab.same(

@@ -211,6 +211,8 @@ def extents(fd):
                 break
             raise
         at = os.lseek(fd, start, os.SEEK_HOLE)
+        if at <= start:
+            raise SystemExit(f"SEEK_HOLE of {start} is {at}, in a file of {size}")
         found.append((start, at))
     return found
 
