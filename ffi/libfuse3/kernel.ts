@@ -141,6 +141,8 @@ export const FATTR_KILL_SUIDGID = 1 << 11;
 /** fuse_open_out.open_flags */
 export const FOPEN_DIRECT_IO = 1 << 0;
 export const FOPEN_KEEP_CACHE = 1 << 1;
+/** Kernel 5.16; older ones ignore it. */
+export const FOPEN_NOFLUSH = 1 << 5;
 /** Kernel 6.2; older ones ignore it. */
 export const FOPEN_PARALLEL_DIRECT_WRITES = 1 << 6;
 

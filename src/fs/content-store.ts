@@ -29,7 +29,7 @@ export interface BroughtBlocks {
 }
 
 /** Blocks in one request to the node: 1 MiB keeps several requests of one stream in flight without holding many cells. */
-export const FETCH_BLOCKS_MAX = 16;
+const FETCH_BLOCKS_MAX = 16;
 
 export class ContentStore {
   readonly arena: BlockArena;

@@ -209,7 +209,7 @@ export class Filesystem implements Vfs {
     // so do appending ones, whose offset only we know.
     const access = flags & OpenFlag.O_ACCMODE;
     const directIo = access === OpenFlag.O_RDWR || (flags & (OpenFlag.O_DIRECT | OpenFlag.O_APPEND)) !== 0;
-    return { handle, keepCache, directIo };
+    return { handle, keepCache, directIo, noFlush: access === OpenFlag.O_RDONLY };
   }
 
   read(caller: Caller, _ino: number, handle: HandleId, offset: Offset, size: number): MaybePromise<ReadResult> {

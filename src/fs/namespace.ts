@@ -24,7 +24,7 @@ const INO_GRANT_COUNT = 8_192;
 const LIST_INSTEAD_ENTRIES_MAX = 4_096;
 const LIST_INSTEAD_MISSES = 2;
 /** Entries per round trip of a listing. */
-export const LIST_PAGE_ENTRIES = 1_024;
+const LIST_PAGE_ENTRIES = 1_024;
 /** Entries that the folders of a namespace keep together (some 150 bytes each). */
 const FOLDER_ENTRIES_TOTAL_MAX = 262_144;
 /** Leases given up are told to the node in batches. */

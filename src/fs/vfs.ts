@@ -73,6 +73,8 @@ export interface Opened {
   keepCache: boolean;
   /** Reads and writes must all reach us (FOPEN_DIRECT_IO): O_DIRECT, writable-and-readable, and append handles. */
   directIo: boolean;
+  /** Closing it needs no flush: it can't write (FOPEN_NOFLUSH). */
+  noFlush: boolean;
 }
 
 /** Pieces of memory that together are the answer to a read. `release` is called once they have been copied away. */

@@ -19,7 +19,7 @@ import { Segment } from "./segment.ts";
 import type { PlainPut } from "./shard.ts";
 
 /** A region holds at most this many bytes inline: an append of a few hundred bytes is then one small commit, and a small file one record. */
-export const INLINE_MAX_BYTES = 32 * 1024;
+const INLINE_MAX_BYTES = 32 * 1024;
 /** Regions committed by one delta, and the bytes of their records: stay below COMMIT_ITEMS_MAX and FRAME_HEADER_MAX_BYTES. */
 const REGIONS_PER_DELTA = 512;
 const DELTA_TARGET_BYTES = 4 * 1024 * 1024;

@@ -113,8 +113,8 @@ test("a stop does not wait for ever for files that stay open", async () => {
   const fd = fs.openSync(mount.at("file"), "w");
   fs.writeSync(fd, "x");
   expect(await mount.ask({ do: "stop" })).toEqual({});
-  expect(mountAt(mount.path)).toBeNull();
   expect(await mount.line()).toEqual({ ended: true });
+  expect(mountAt(mount.path)).toBeNull();
   expect(() => fs.writeSync(fd, "y")).toThrow();
   fs.closeSync(fd);
 }, 40_000);

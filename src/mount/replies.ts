@@ -3,6 +3,7 @@ import { MappedMemory } from "../../ffi/libc/memory.ts";
 import {
   FOPEN_DIRECT_IO,
   FOPEN_KEEP_CACHE,
+  FOPEN_NOFLUSH,
   FOPEN_PARALLEL_DIRECT_WRITES,
   fuse_attr_out,
   fuse_entry_out,
@@ -108,7 +109,10 @@ export class Replies implements Disposable {
   }
 
   #putOpened(at: number, opened: Opened): void {
-    const flags = (opened.keepCache ? FOPEN_KEEP_CACHE : 0) | (opened.directIo ? FOPEN_DIRECT_IO | FOPEN_PARALLEL_DIRECT_WRITES : 0);
+    const flags =
+      (opened.keepCache ? FOPEN_KEEP_CACHE : 0) |
+      (opened.noFlush ? FOPEN_NOFLUSH : 0) |
+      (opened.directIo ? FOPEN_DIRECT_IO | FOPEN_PARALLEL_DIRECT_WRITES : 0);
     putU64(this.#view, at + fuse_open_out.fh, opened.handle);
     this.#view.setUint32(at + fuse_open_out.open_flags, flags, true);
     this.#view.setUint32(at + fuse_open_out.open_flags + 4, 0, true);

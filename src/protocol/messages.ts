@@ -33,7 +33,6 @@ export const Op = {
   chunkGet: 51,
 } as const;
 export type OpName = keyof typeof Op;
-export type OpCode = (typeof Op)[OpName];
 
 /** Why the node refused a request. The text beside it is for logs; code that decides uses only this word. */
 export const NODE_ERRORS = [

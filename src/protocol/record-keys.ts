@@ -12,16 +12,16 @@
 import { SESSION_ID_BYTES } from "./limits.ts";
 
 export const KEY_KIND_INODE = 0x01;
-export const KEY_KIND_DENTRY = 0x02;
+const KEY_KIND_DENTRY = 0x02;
 export const KEY_KIND_ORPHAN = 0x03;
 
 export const INODE_SUB_ATTR = 0x00;
-export const INODE_SUB_REGION = 0x02;
-export const INODE_SUB_XATTR = 0x03;
+const INODE_SUB_REGION = 0x02;
+const INODE_SUB_XATTR = 0x03;
 
 /** Bytes of a name hash in a key: HMAC-SHA256 cut to 128 bits. */
 export const NAME_HASH_BYTES = 16;
-export const DENTRY_KEY_BYTES = 1 + 8 + NAME_HASH_BYTES;
+const DENTRY_KEY_BYTES = 1 + 8 + NAME_HASH_BYTES;
 
 // Byte by byte: a DataView on a small array moves it out of the JavaScript heap, which made a key cost 0.25 us instead of 0.02.
 function writeU64(target: Uint8Array, offset: number, value: number): void {
