@@ -94,7 +94,7 @@ export const fuse_create_in = { SIZE: 16, flags: 0, mode: 4, umask: 8, open_flag
 export const fuse_release_in = { SIZE: 24, fh: 0 } as const;
 export const fuse_flush_in = { SIZE: 24, fh: 0 } as const;
 export const fuse_read_in = { SIZE: 40, fh: 0, offset: 8, size: 16 } as const;
-export const fuse_write_in = { SIZE: 40, fh: 0, offset: 8, size: 16, write_flags: 20 } as const;
+export const fuse_write_in = { SIZE: 40, fh: 0, offset: 8, size: 16, write_flags: 20, flags: 32 } as const;
 export const fuse_fsync_in = { SIZE: 16, fh: 0, fsync_flags: 8 } as const;
 export const fuse_getxattr_in = { SIZE: 8, size: 0 } as const;
 /** The form without FUSE_SETXATTR_EXT, which kiseki does not ask for: FUSE_COMPAT_SETXATTR_IN_SIZE bytes. */

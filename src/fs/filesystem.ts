@@ -218,11 +218,11 @@ export class Filesystem implements Vfs {
     return file.volume.read(file, caller, offset, size);
   }
 
-  write(caller: Caller, _ino: number, handle: HandleId, offset: Offset, data: Uint8Array): MaybePromise<number> {
+  write(caller: Caller, _ino: number, handle: HandleId, offset: Offset, data: Uint8Array, append: boolean): MaybePromise<number> {
     if (data.length === 0) return 0;
     const file = this.#file(handle);
     if (!file.isWritable) throw new FsError("EBADF");
-    return file.volume.write(file, caller, offset, data);
+    return file.volume.write(file, caller, offset, data, append);
   }
 
   flush(_caller: Caller, _ino: number, handle: HandleId): MaybePromise<void> {
@@ -263,7 +263,7 @@ export class Filesystem implements Vfs {
     const target = this.#file(to.handle);
     if (!target.isWritable) throw new FsError("EBADF");
     // The kernel copies through memory instead.
-    if (source.volume !== target.volume || target.isAppend) throw new FsError("EXDEV");
+    if (source.volume !== target.volume) throw new FsError("EXDEV");
     return await target.volume.copyRange(caller, { handle: source, offset: from.offset }, { handle: target, offset: to.offset }, length);
   }
 

@@ -352,6 +352,11 @@ export class Namespace {
     await Promise.allSettled(waits);
   }
 
+  /** The kernel is told to drop what it has cached of an inode; nobody waits for it. */
+  invalidate(inode: Inode): void {
+    this.#kernel?.invalidateInode(inode.ino).catch(() => undefined);
+  }
+
   /** The connection was lost and made again: recalls may have been lost with it. */
   distrustAll(): void {
     this.shard.recalledAll();

@@ -137,8 +137,11 @@ export interface Vfs {
   create(caller: Caller, parent: number, name: Name, mode: number, flags: number): MaybePromise<{ attr: Attr; opened: Opened }>;
   open(caller: Caller, ino: number, flags: number): MaybePromise<Opened>;
   read(caller: Caller, ino: number, handle: HandleId, offset: Offset, size: number): MaybePromise<ReadResult>;
-  /** `data` is only valid until this call returns (not until its Promise settles): what is kept must be copied first. */
-  write(caller: Caller, ino: number, handle: HandleId, offset: Offset, data: Uint8Array): MaybePromise<number>;
+  /**
+   * `data` is only valid until this call returns (not until its Promise settles): what is kept must be copied first. `append`: the
+   * descriptor has O_APPEND at the moment (fcntl can change it), and the bytes go to the file's end.
+   */
+  write(caller: Caller, ino: number, handle: HandleId, offset: Offset, data: Uint8Array, append: boolean): MaybePromise<number>;
   /** At each close(2) of a descriptor of the handle: makes the data visible to other mounts, or fails. */
   flush(caller: Caller, ino: number, handle: HandleId): MaybePromise<void>;
   release(ino: number, handle: HandleId): MaybePromise<void>;

@@ -17,7 +17,6 @@ export interface FileHandle {
   readonly kind: "file";
   readonly volume: Volume;
   readonly inode: Inode;
-  readonly isAppend: boolean;
   /** O_DIRECT: past the client's caches. */
   readonly isDirect: boolean;
   readonly isWritable: boolean;
@@ -69,7 +68,6 @@ export class Volume {
       kind: "file",
       volume: this,
       inode,
-      isAppend: (flags & OpenFlag.O_APPEND) !== 0,
       isDirect: (flags & OpenFlag.O_DIRECT) !== 0,
       isWritable: (flags & OpenFlag.O_ACCMODE) !== OpenFlag.O_RDONLY,
       pattern: new ReadPattern(),
@@ -158,15 +156,15 @@ export class Volume {
     return await this.#reader.read(this.namespace.shard, inode, offset, size, isDirect);
   }
 
-  write(handle: FileHandle, caller: Caller, offset: Offset, data: Uint8Array): MaybePromise<number> {
-    const { inode, isAppend, isDirect } = handle;
-    if (isDirect || inode.stored.hasXattrs) return this.#writeThrough(handle, caller, offset, new Uint8Array(data));
-    return this.#writer.write(this.namespace, inode, caller, offset, data, isAppend);
+  write(handle: FileHandle, caller: Caller, offset: Offset, data: Uint8Array, append: boolean): MaybePromise<number> {
+    const { inode, isDirect } = handle;
+    if (isDirect || inode.stored.hasXattrs) return this.#writeThrough(handle, caller, offset, new Uint8Array(data), append);
+    return this.#writer.write(this.namespace, inode, caller, offset, data, append);
   }
 
-  async #writeThrough({ inode, isAppend, isDirect }: FileHandle, caller: Caller, offset: Offset, data: Uint8Array): Promise<number> {
+  async #writeThrough({ inode, isDirect }: FileHandle, caller: Caller, offset: Offset, data: Uint8Array, append: boolean): Promise<number> {
     await this.#dropCapabilities(inode);
-    const written = await this.#writer.write(this.namespace, inode, caller, offset, data, isAppend);
+    const written = await this.#writer.write(this.namespace, inode, caller, offset, data, append);
     if (isDirect) await this.#writer.writeOut(this.namespace, inode, false);
     return written;
   }

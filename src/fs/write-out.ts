@@ -66,6 +66,8 @@ async function refreshAfterConflict(namespace: Namespace, inode: Inode, frozen: 
   if (frozen.appendFrom !== null && stored.size > sizeBefore) {
     const moved = Number(BigInt(stored.size) - BigInt(sizeBefore));
     content.moveAppended(moved);
+    // The kernel may have cached the bytes where they were.
+    namespace.invalidate(inode);
     if (pending?.size !== undefined) pending.size = maxOffset(frozen.end, content.active.end);
   }
 }

@@ -12,8 +12,8 @@ export type NotifierRequest =
   | { kind: "notify"; count: number }
   | { kind: "unmount"; mountpoint: string; flags: number };
 
-/** Worker to main thread, once for each request. */
-export type NotifierAnswer = { kind: "ready" } | { kind: "notified" } | { kind: "unmounted"; ok: boolean };
+/** Worker to main thread, once for each request; "failed" stands for a Worker that is dead. */
+export type NotifierAnswer = { kind: "ready" } | { kind: "notified" } | { kind: "unmounted"; ok: boolean } | { kind: "failed" };
 
 declare const self: Worker & { onmessage: ((event: MessageEvent<NotifierRequest>) => void) | null };
 

@@ -36,6 +36,8 @@ export class Notifier implements KernelCache, AsyncDisposable {
   #scheduled = false;
   /** The Worker has been inside a write for longer than PATIENCE_MS. */
   #hangs = false;
+  /** The Worker is dead. */
+  #failed = false;
   #closed = false;
 
   /** `fd`: the FUSE device, open until close() has resolved. */
@@ -47,7 +49,13 @@ export class Notifier implements KernelCache, AsyncDisposable {
       this.#answer = null;
       answer?.(event.data);
     };
-    this.#worker.onerror = (event) => this.#log.error({ err: event.message }, "the notifier has failed");
+    this.#worker.onerror = (event) => {
+      this.#log.error({ err: event.message }, "the notifier has failed: other mounts' changes are seen when the timeouts are over");
+      this.#failed = true;
+      this.#hangs = true;
+      this.#resolveQueue();
+      this.#answer?.({ kind: "failed" });
+    };
     // A waiting mount must not be kept alive by this Worker alone.
     this.#worker.unref();
     void this.#exclusively(() => this.#ask({ kind: "start", ...addresses, fd, shared: this.#shared }));
@@ -110,7 +118,7 @@ export class Notifier implements KernelCache, AsyncDisposable {
     // However long it takes: until the Worker is back, the shared memory is in use.
     await this.#ask({ kind: "notify", count: sent.length });
     clearTimeout(impatient);
-    this.#hangs = false;
+    this.#hangs = this.#failed;
     this.#resolve(sent);
   }
 
@@ -131,6 +139,7 @@ export class Notifier implements KernelCache, AsyncDisposable {
   }
 
   #ask(request: NotifierRequest): Promise<NotifierAnswer> {
+    if (this.#failed) return Promise.resolve({ kind: "failed" });
     const { promise, resolve } = Promise.withResolvers<NotifierAnswer>();
     this.#answer = resolve;
     this.#worker.postMessage(request);

@@ -6,7 +6,18 @@
 import type { Pointer } from "bun:ffi";
 import * as k from "../../ffi/libfuse3/kernel.ts";
 import type { LowlevelOp } from "../../ffi/libfuse3/layout.ts";
-import type { Attr, MaybePromise, Name, Offset, Opened, ReadResult, SetAttr, StatFs, Vfs } from "../fs/vfs.ts";
+import {
+  type Attr,
+  type MaybePromise,
+  type Name,
+  type Offset,
+  type Opened,
+  OpenFlag,
+  type ReadResult,
+  type SetAttr,
+  type StatFs,
+  type Vfs,
+} from "../fs/vfs.ts";
 import type { DirectoryBuffer, DirectoryBufferPool } from "./directory-buffer.ts";
 import type { Replies } from "./replies.ts";
 import { BODY, type RequestCaller, type RequestReader } from "./requests.ts";
@@ -140,7 +151,9 @@ function write({ vfs, request, caller }: OperationContext): MaybePromise<number>
   const at = k.fuse_write_in;
   const who = caller(0, (request.u32(BODY + at.write_flags) & k.FUSE_WRITE_KILL_SUIDGID) !== 0);
   const data = request.data(BODY + at.SIZE, request.u32(BODY + at.size));
-  return vfs.write(who, request.ino, request.u64(BODY + at.fh), request.offset(BODY + at.offset), data);
+  // The descriptor's flags as they are now; a write-back of the kernel's pages has none, and knows its offset.
+  const append = (request.u32(BODY + at.flags) & OpenFlag.O_APPEND) !== 0;
+  return vfs.write(who, request.ino, request.u64(BODY + at.fh), request.offset(BODY + at.offset), data, append);
 }
 
 function setxattr({ vfs, request, caller }: OperationContext): MaybePromise<void> {

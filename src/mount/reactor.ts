@@ -69,6 +69,8 @@ export function serve(source: RequestSource): Promise<void> {
   const pollfds = new PollSet(source.fd, findEventLoopFd());
   let idleRounds = 0;
   let lastRequestAt = performance.now();
+  /** Requests came since the last wait. */
+  let active = true;
 
   const burst = (): boolean => {
     let handled = 0;
@@ -77,14 +79,18 @@ export function serve(source: RequestSource): Promise<void> {
   };
 
   const wait = (): void => {
-    const idle = source.inFlight === 0 && performance.now() - lastRequestAt > IDLE_AFTER_MS;
-    pollfds.wait(idle ? IDLE_WAIT_MS : BUSY_WAIT_MS);
+    const now = performance.now();
+    if (active) lastRequestAt = now;
+    active = false;
+    const idle = source.inFlight === 0 && now - lastRequestAt > IDLE_AFTER_MS;
+    // After a timeout only timers can have become due, and they run in the one round before the next wait.
+    if (pollfds.wait(idle ? IDLE_WAIT_MS : BUSY_WAIT_MS)) idleRounds = 0;
   };
 
   const pump = (): void => {
     try {
       if (burst()) {
-        if (idleRounds > 0) lastRequestAt = performance.now();
+        active = true;
         idleRounds = 0;
       } else if (!source.ended && ++idleRounds > IDLE_ROUNDS) {
         wait();
@@ -121,9 +127,10 @@ class PollSet {
     this.#count = fds.length;
   }
 
-  /** Blocks until something is ready or the time is over; a signal ends it too. */
-  wait(timeoutMs: number): void {
-    poll(this.#memory.address, this.#count, this.#blind ? Math.min(timeoutMs, BLIND_WAIT_MS) : timeoutMs);
+  /** Blocks until something is ready or the time is over; a signal ends it too. Returns whether something is ready. */
+  wait(timeoutMs: number): boolean {
+    const ready = poll(this.#memory.address, this.#count, this.#blind ? Math.min(timeoutMs, BLIND_WAIT_MS) : timeoutMs);
+    return ready !== 0;
   }
 
   close(): void {
