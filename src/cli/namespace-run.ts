@@ -1,6 +1,8 @@
 /** What `kiseki namespace` does; loaded only for it. */
+
 import { formatAddress, parseAddresses } from "../config/address.ts";
 import { findCredentials } from "../config/credentials-path.ts";
+import { ALL_NAMESPACES } from "../config/mount-config.ts";
 import { readCredentialsFile } from "../crypto/credentials.ts";
 import { NAMESPACE_NAME_PATTERN, SESSION_ID_BYTES } from "../protocol/limits.ts";
 import { NodeClient } from "../transport/node-client.ts";
@@ -52,6 +54,7 @@ function checkName(name: string): void {
 
 export async function createNamespaceCommand(name: string, options: NodeOptions): Promise<void> {
   checkName(name);
+  if (name === ALL_NAMESPACES) throw new CliError(ExitStatus.usage, `${name}: stands for every namespace of a tenant; choose another name`);
   await withNode(options, (client) => client.call("namespaceCreate", { name }));
 }
 

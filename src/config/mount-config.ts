@@ -17,7 +17,7 @@ const TTL_MAX_MS = 3_600_000;
 /** uid_t and gid_t less (id_t)-1, which means "no change" to chown(2). */
 const ID_MAX = 2 ** 32 - 2;
 /** The word that stands for every namespace of the tenant. */
-const ALL_NAMESPACES = "all";
+export const ALL_NAMESPACES = "all";
 
 export const LOG_LEVELS = ["trace", "debug", "info", "warn", "error", "fatal"] as const;
 export type LogLevel = (typeof LOG_LEVELS)[number];

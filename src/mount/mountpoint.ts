@@ -1,6 +1,6 @@
 /** Whether a folder can be mounted on, checked beforehand so that each reason gets its own message. */
 import { accessSync, constants, existsSync, readFileSync } from "node:fs";
-import { readdir, realpath, stat } from "node:fs/promises";
+import { readdir, realpath, stat, statfs } from "node:fs/promises";
 import { basename, dirname, join, resolve } from "node:path";
 import { MNT_DETACH } from "../../ffi/libc/constants.ts";
 import { umount2 } from "../../ffi/libc/libc.ts";
@@ -10,7 +10,7 @@ import { mountAt } from "./mountinfo.ts";
 const DEVICE = "/dev/fuse";
 /** The second part of the type in mountinfo and of `mount -t`: fuse.kiseki. */
 export const SUBTYPE = "kiseki";
-/** How long another server of a mount may take to answer a stat(2) before it counts as alive, and not as stale. */
+/** How long another server of a mount may take to answer a statfs(2) before it counts as alive, and not as stale. */
 const STAT_PATIENCE_MS = 3_000;
 
 /**
@@ -75,8 +75,9 @@ async function clearStaleMount(path: string): Promise<void> {
   }
 }
 
+/** The error of statfs(2), which always asks the server: stat(2) may be answered from attributes that the kernel still holds. */
 async function statError(path: string): Promise<string | null> {
-  const failure = stat(path).then(
+  const failure = statfs(path).then(
     () => null,
     (error: NodeJS.ErrnoException) => error.code ?? null,
   );

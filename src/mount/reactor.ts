@@ -14,10 +14,10 @@ const BURST_REQUESTS = 64;
 const IDLE_ROUNDS = 8;
 /**
  * How long poll(2) may block. Bun keeps timers out of its epoll set, so that this is also how late a timer can fire: short while
- * something happens, longer when the mount is idle (a hundred wake-ups a second cost a thousandth of a core).
+ * something happens, longer when the mount is idle (fifty wake-ups a second cost less than a hundredth of a core).
  */
 const BUSY_WAIT_MS = 1;
-const IDLE_WAIT_MS = 10;
+const IDLE_WAIT_MS = 20;
 /** Without Bun's epoll descriptor poll(2) can't see its events: then this is how late they can be. */
 const BLIND_WAIT_MS = 1;
 /** Nothing for this long counts as idle. */
