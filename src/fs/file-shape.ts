@@ -242,6 +242,7 @@ export async function seek(namespace: Namespace, inode: Inode, offset: Offset, w
  */
 export async function shareRange(
   namespace: Namespace,
+  caller: Caller,
   source: Inode,
   sourceOffset: Offset,
   target: Inode,
@@ -273,6 +274,7 @@ export async function shareRange(
     }
     const time = now();
     const attributes = applyPending(target.stored, { mtime: time, ctime: time });
+    if (caller.killPriv === true) attributes.mode = withoutSetId(attributes.mode);
     attributes.generation++;
     attributes.size = maxOffset(attributes.size, addOffset(targetOffset, count));
     return { attributes: { ...attributes, allocated }, puts };

@@ -245,7 +245,7 @@ export class Filesystem implements Vfs {
     const file = this.#file(handle);
     if (!file.isWritable) throw new FsError("EBADF");
     addOffset(offset, length);
-    await file.volume.fallocate(file, caller, mode, offset, length);
+    await file.volume.fallocate(file, modifier(caller), mode, offset, length);
   }
 
   lseek(_ino: number, handle: HandleId, offset: Offset, whence: number): MaybePromise<Offset> {
@@ -264,7 +264,12 @@ export class Filesystem implements Vfs {
     if (!target.isWritable) throw new FsError("EBADF");
     // The kernel copies through memory instead.
     if (source.volume !== target.volume) throw new FsError("EXDEV");
-    return await target.volume.copyRange(caller, { handle: source, offset: from.offset }, { handle: target, offset: to.offset }, length);
+    return await target.volume.copyRange(
+      modifier(caller),
+      { handle: source, offset: from.offset },
+      { handle: target, offset: to.offset },
+      length,
+    );
   }
 
   // ---- folders ----
@@ -359,4 +364,10 @@ export class Filesystem implements Vfs {
 function targetOf(inode: Inode): Name {
   if (inode.type !== FileType.SYMLINK) throw new FsError("EINVAL");
   return inode.stored.target;
+}
+
+/** Who changes content by a call for which the kernel does not say whether set-id bits go (Linux 6.18: fallocate, copy_file_range). */
+function modifier(caller: Caller): Caller {
+  const { uid, gid, pid, umask } = caller;
+  return { uid, gid, pid, umask, killPriv: uid !== 0, onInterrupt: (listener) => caller.onInterrupt(listener) };
 }

@@ -231,7 +231,7 @@ export class Volume {
     addOffset(to.offset, wanted);
     const shared = await target.locked(async () => {
       await this.#writer.writeOutLocked(this.namespace, target, false);
-      return await shareRange(this.namespace, source, from.offset, target, to.offset, wanted);
+      return await shareRange(this.namespace, caller, source, from.offset, target, to.offset, wanted);
     });
     for (const { offset, data } of shared.inline) {
       await this.#writer.write(this.namespace, target, caller, offset, data, false);
