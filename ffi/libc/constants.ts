@@ -31,9 +31,3 @@ export const MFD_CLOEXEC = 0x1;
 
 /** sys/mount.h */
 export const MNT_DETACH = 2;
-
-/** sys/file.h */
-export const LOCK_SH = 1;
-export const LOCK_EX = 2;
-export const LOCK_NB = 4;
-export const LOCK_UN = 8;

@@ -39,7 +39,6 @@ const library = dlopen(LIBC, {
   mmap: { args: ["ptr", "u64", "int", "int", "int", "i64"], returns: FFIType.i64_fast },
   munmap: { args: ["ptr", "u64"], returns: "int" },
   umount2: { args: ["ptr", "int"], returns: "int" },
-  flock: { args: ["int", "int"], returns: "int" },
   vsnprintf: { args: ["ptr", "u64", "ptr", "ptr"], returns: "int" },
 });
 const libc = library.symbols;
@@ -142,15 +141,6 @@ export function unmap(address: Pointer, length: number): void {
 /** umount2(2). Never call it on this process's own live mount: it may wait for a request that only this thread answers. */
 export function umount2(target: string, flags: number): void {
   check("umount2", libc.umount2(cString(target), flags));
-}
-
-/** flock(2). Returns false when LOCK_NB was asked for and another process holds the lock. */
-export function flock(fd: number, operation: number): boolean {
-  const EWOULDBLOCK = 11;
-  if (libc.flock(fd, operation) === 0) return true;
-  const failure = errno();
-  if (failure === EWOULDBLOCK) return false;
-  throw new LibcError("flock", failure);
 }
 
 /** Formats what a C library passed to its log callback: a format and a va_list, which both ABIs pass as an address. */

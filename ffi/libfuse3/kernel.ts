@@ -120,10 +120,6 @@ export const FUSE_NOTIFY_INVAL_INODE = 2;
 export const FUSE_NOTIFY_INVAL_ENTRY = 3;
 
 /** fuse_init_in.flags and fuse_init_out.flags. */
-export const FUSE_BIG_WRITES = 1 << 5;
-export const FUSE_AUTO_INVAL_DATA = 1 << 12;
-export const FUSE_MAX_PAGES = 1 << 22;
-export const FUSE_EXPLICIT_INVAL_DATA = 1 << 25;
 export const FUSE_HANDLE_KILLPRIV_V2 = 1 << 28;
 
 /** fuse_setattr_in.valid */

@@ -16,7 +16,7 @@ import {
 } from "./layout.ts";
 
 /** fuse_version() of the oldest supported library: major * 100 + minor below 3.11, and so on. */
-export const OLDEST_FUSE_VERSION = 310;
+const OLDEST_FUSE_VERSION = 310;
 
 const SYMBOLS = {
   fuse_version: { args: [], returns: "int" },

@@ -29,17 +29,26 @@ async function load(): Promise<Libfuse> {
   }
   const embedded = await embeddedLibrary();
   if (embedded !== null) {
-    const fd = memfdCreate("libfuse3.so.3");
     try {
-      writeFileSync(fd, embedded);
-      return new Libfuse(`/proc/self/fd/${fd}`);
+      return libfuseFromBytes(embedded);
     } catch (cause) {
       failures.push(`embedded copy: ${reason(cause)}`);
-    } finally {
-      closeSync(fd);
     }
   }
   throw new MountError("library", `libfuse3 can't be loaded (install the package libfuse3-3 or fuse3): ${failures.join("; ")}`);
+}
+
+/** Loads a library that is in memory. Throws an Error when that can't be done. */
+export function libfuseFromBytes(bytes: Uint8Array): Libfuse {
+  const fd = memfdCreate("libfuse3.so.3");
+  try {
+    writeFileSync(fd, bytes);
+    // It stays open: the loader takes a path that it has seen for the library that it loaded from there.
+    return new Libfuse(`/proc/self/fd/${fd}`);
+  } catch (cause) {
+    closeSync(fd);
+    throw cause;
+  }
 }
 
 /** The bytes of the library inside the binary; null outside of a binary that has one. scripts/build puts it into dist/. */

@@ -27,7 +27,7 @@ const IDLE_AFTER_MS = 50;
  * The epoll descriptor of this thread's event loop: the lowest one, as Bun makes it before anything else runs, and each Worker makes
  * one later. Returns null when /proc doesn't show one.
  */
-export function findEventLoopFd(): number | null {
+function findEventLoopFd(): number | null {
   const candidates: number[] = [];
   try {
     for (const name of readdirSync("/proc/self/fd")) {

@@ -4,7 +4,7 @@ import { FsError } from "../fs/errno.ts";
 import type { Caller, Name, Offset } from "../fs/vfs.ts";
 
 /** A page for the headers in front of the data of a WRITE (libfuse's FUSE_BUFFER_HEADER_SIZE). */
-export const REQUEST_HEADER_BYTES = 4096;
+const REQUEST_HEADER_BYTES = 4096;
 /** The most data that one WRITE brings or one READ asks for: 256 pages, what a kernel allows an unprivileged server. */
 export const MAX_IO_BYTES = 1024 * 1024;
 /** What POSIX and the kernel call NAME_MAX; FUSE itself lets 1024 bytes through. */
