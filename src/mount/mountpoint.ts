@@ -42,7 +42,11 @@ function checkPrivileges(allowOther: boolean): void {
   } catch (cause) {
     throw new MountError("permission", `no permission for ${DEVICE}: run as root, or make it accessible (chmod 666 ${DEVICE})`, { cause });
   }
-  if (process.geteuid?.() === 0) return;
+  if (process.geteuid?.() === 0) {
+    if (mayMount()) return;
+    const remedy = "give the container CAP_SYS_ADMIN (--cap-add SYS_ADMIN)";
+    throw new MountError("permission", `this root user may not mount: ${remedy}`);
+  }
   if (Bun.which("fusermount3") === null) {
     throw new MountError(
       "no-fusermount",
@@ -51,6 +55,16 @@ function checkPrivileges(allowOther: boolean): void {
   }
   if (allowOther && !userAllowOther()) {
     throw new MountError("permission", "allow_other is for root only here: add the line user_allow_other to /etc/fuse.conf");
+  }
+}
+
+/** CAP_SYS_ADMIN is bit 21 of the effective capabilities (capabilities(7)); where /proc does not say, mounting will. */
+function mayMount(): boolean {
+  try {
+    const effective = /^CapEff:\s*([0-9a-f]+)$/m.exec(readFileSync("/proc/self/status", "utf8"))?.[1];
+    return effective === undefined || (BigInt(`0x${effective}`) & (1n << 21n)) !== 0n;
+  } catch {
+    return true;
   }
 }
 
@@ -90,8 +104,10 @@ async function existingFolder(path: string): Promise<string> {
   try {
     const folder = await realpath(path);
     if (mountAt(folder)?.type === `fuse.${SUBTYPE}`) return folder;
-    if (!(await stat(folder)).isDirectory())
-      throw new MountError("not-a-folder", `${path}: not a folder: give an empty folder to mount on`);
+    const isFolder = (await stat(folder)).isDirectory();
+    // What fusermount3 insists on.
+    if (isFolder && process.geteuid?.() !== 0) accessSync(folder, constants.W_OK);
+    if (!isFolder) throw new MountError("not-a-folder", `${path}: not a folder: give an empty folder to mount on`);
     return folder;
   } catch (cause) {
     if (cause instanceof MountError) throw cause;
