@@ -206,6 +206,11 @@ export class LowlevelSession implements Disposable {
     return this.#mounted;
   }
 
+  /** The mount is out of the tree: close() leaves the mountpoint alone, where something else may be mounted by then. */
+  detached(): void {
+    this.#mounted = false;
+  }
+
   /** The descriptor of /dev/fuse. */
   get fd(): number {
     return this.#library.fd(this.#session);

@@ -98,9 +98,8 @@ async function serveUntilEnd(session: FuseSession, mountpoint: string, options: 
 /** Takes the mount out of the tree: new programs don't see it, those with open files are served for a while. */
 async function stopServing(session: FuseSession, notifier: Notifier, mountpoint: string, log: MountLog): Promise<void> {
   const asRoot = process.geteuid?.() === 0;
-  const detached = (asRoot ? notifier.unmount(mountpoint, MNT_DETACH) : detachAsUser(mountpoint)).catch(() => false);
-  await Promise.race([detached, Bun.sleep(STOP_PATIENCE_MS)]);
-  await Bun.sleep(0);
+  const detaching = (asRoot ? notifier.unmount(mountpoint, MNT_DETACH) : detachAsUser(mountpoint)).catch(() => false);
+  if (await Promise.race([detaching, Bun.sleep(STOP_PATIENCE_MS).then(() => false)])) session.detached();
   const deadline = performance.now() + STOP_PATIENCE_MS;
   while (!session.ended && performance.now() < deadline) await Bun.sleep(DRAIN_POLL_MS);
   if (session.ended) return;

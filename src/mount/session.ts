@@ -100,6 +100,11 @@ export class FuseSession implements RequestSource, Disposable {
     return this.#ended;
   }
 
+  /** Somebody has taken the mount out of the tree; programs with open files may go on using it. */
+  detached(): void {
+    this.#session.detached();
+  }
+
   /** No further request is read. */
   end(): void {
     this.#ended = true;
