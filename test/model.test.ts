@@ -6,7 +6,7 @@ import { afterAll, expect, test } from "bun:test";
 import { join } from "node:path";
 import fc from "fast-check";
 import { Driver } from "./random/driver.ts";
-import { anyOperation, type Operation, showOperations } from "./random/operations.ts";
+import { anyOperation, type Operation, SETUP, showOperations } from "./random/operations.ts";
 import { howToRepeat, OPERATIONS, SEED } from "./random/settings.ts";
 import { cleanUp, TestMount, TestNode, tempFolder } from "./support/harness.ts";
 
@@ -44,7 +44,8 @@ test(
       await mount.unmount();
       mount = await TestMount.mount(node, { ...options, path: mount.path });
     };
-    const check = async (operations: readonly Operation[]): Promise<void> => {
+    const check = async (withSetup: boolean, random: readonly Operation[]): Promise<void> => {
+      const operations = withSetup ? [...SETUP, ...random] : random;
       const folder = `run-${++runs}`;
       const [here, there] = [join(mount.path, folder), join(local, folder)];
       await driver.call("mkdir", [[here, there]]);
@@ -69,18 +70,26 @@ test(
       });
     };
 
-    await fc.assert(fc.asyncProperty(fc.array(anyOperation, { minLength: 1, maxLength: SEQUENCE_MAX, size: "max" }), check), {
-      seed: SEED,
-      numRuns: RUNS,
-      reporter: (details) => {
-        if (!details.failed) return;
-        const [operations] = details.counterexample ?? [[]];
-        const cause = details.errorInstance instanceof Error ? details.errorInstance.message : String(details.errorInstance);
-        throw new Error(
-          `${howToRepeat("model")}\nsequence ${details.numRuns}, shrunk ${details.numShrinks} times:\n${showOperations(operations)}\n${cause}`,
-        );
+    await fc.assert(
+      fc.asyncProperty(
+        fc.integer({ min: 0, max: 9 }).map((n) => n > 0),
+        fc.array(anyOperation, { minLength: 1, maxLength: SEQUENCE_MAX, size: "max" }),
+        check,
+      ),
+      {
+        seed: SEED,
+        numRuns: RUNS,
+        reporter: (details) => {
+          if (!details.failed) return;
+          const [withSetup, random] = details.counterexample ?? [false, []];
+          const operations = withSetup ? [...SETUP, ...random] : random;
+          const cause = details.errorInstance instanceof Error ? details.errorInstance.message : String(details.errorInstance);
+          throw new Error(
+            `${howToRepeat("model")}\nsequence ${details.numRuns}, shrunk ${details.numShrinks} times:\n${showOperations(operations)}\n${cause}`,
+          );
+        },
       },
-    });
+    );
     // What stands on the node, without anything that a client remembers.
     await remount();
     expect(await driver.call("compare", [mount.path, local])).toEqual([]);

@@ -23,8 +23,9 @@ const SOCKET = 0o140000;
 
 const name = fc.constantFrom(...NAMES);
 const path = fc.array(name, { minLength: 1, maxLength: 3 }).map((names) => names.join("/"));
-/** Mostly at the top, where most things are. */
-const anyPath = fc.oneof({ weight: 3, arbitrary: name }, { weight: 4, arbitrary: path });
+/** Where `SETUP` has folders, so that most operations find what they need. */
+const usualPath = fc.tuple(fc.constantFrom("", "", "a/", "aa/", "a/b/"), name).map(([folder, last]) => folder + last);
+const anyPath = fc.oneof({ weight: 4, arbitrary: usualPath }, { weight: 1, arbitrary: path });
 const slot = fc.constantFrom(...SLOTS);
 const byteSeed = fc.integer({ min: 0, max: 254 });
 const offset = fc.tuple(fc.constantFrom(...EDGES), fc.integer({ min: -3, max: 3 })).map(([edge, by]) => Math.max(0, edge + by));
@@ -36,7 +37,7 @@ const someMode = fc.oneof(fileMode, folderMode);
 // Never -1 for both: the kernel does not send that chown to a FUSE server, which would have to clear set-id bits.
 const user = fc.constantFrom(-1, 0, SOMEBODY, 1001);
 const setTime = fc.integer({ min: 0, max: 999_999_999 }).chain((sec) => fc.constantFrom(0, 1, 999_999_999).map((ns) => sec * 1e9 + ns));
-const access = fc.constantFrom(OPEN.RDONLY, OPEN.WRONLY, OPEN.RDWR);
+const access = fc.constantFrom(OPEN.RDONLY, OPEN.WRONLY, OPEN.RDWR, OPEN.RDWR, OPEN.RDWR);
 const openFlags = fc
   .tuple(access, fc.subarray([OPEN.CREAT, OPEN.EXCL, OPEN.TRUNC, OPEN.APPEND, OPEN.NOFOLLOW]))
   // O_EXCL without O_CREAT is undefined.
@@ -103,6 +104,17 @@ export const anyOperation: fc.Arbitrary<Operation> = fc
     fc.oneof({ weight: 6, arbitrary: fc.constant(0) }, { weight: 1, arbitrary: fc.constant(SOMEBODY) }),
   )
   .map(([what, as]) => (as === 0 ? what : { ...what, as }));
+
+const CREATE = OPEN.RDWR | OPEN.CREAT;
+/** What a sequence begins with, or with nothing. */
+export const SETUP: Operation[] = [
+  { do: "mkdir", args: ["a", 0o777] },
+  { do: "mkdir", args: ["aa", 0o2775] },
+  { do: "mkdir", args: ["a/b", 0o755] },
+  { do: "open", args: [0, "b", CREATE, 0o666] },
+  { do: "open", args: [1, "a/a", CREATE | OPEN.APPEND, 0o644] },
+  { do: "open", args: [2, "aa/a-", CREATE, 0o644] },
+];
 
 /** How a failing sequence is printed: a line an operation. */
 export function showOperations(operations: readonly Operation[]): string {
