@@ -37,6 +37,11 @@ function resolveTime(time: Timestamp | "now", current: Timestamp): Timestamp {
 
 /** Commits a setattr without a size. The caller holds the inode's lock, and nothing is pending. */
 export async function changeAttributes(namespace: Namespace, inode: Inode, change: SetAttr): Promise<void> {
+  if (inode.isDirectory && inode.isOrphan) {
+    // Nothing of a removed folder is stored any more; who has it open still sees it.
+    inode.stored = applyPending(inode.stored, pendingOf(inode, change));
+    return;
+  }
   await changeInode(namespace, inode, () => {
     const attributes = applyPending(inode.stored, pendingOf(inode, change));
     // From here on, only later changes of the entries override the folder's mtime.

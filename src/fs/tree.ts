@@ -174,8 +174,8 @@ export class Tree {
       if (result.ok) {
         this.#entriesChanged([dir], result.counters);
         dir.folder.apply(name, null);
+        // It stays in memory, as it may be open or somebody's working directory.
         inode.isOrphan = true;
-        this.#namespace.drop(inode.number);
         return inode;
       }
       if (result.failed.includes(0) && !result.failed.includes(1)) throw new FsError("ENOTEMPTY");
@@ -264,10 +264,7 @@ export class Tree {
     from.folder.apply(name, null);
     to.folder.apply(newName, { number: inode.number, type: inode.type, version: result.seq, cookie: cookieOf(hash) });
     dropped(result.seq);
-    if (replaced?.isDirectory === true) {
-      replaced.isOrphan = true;
-      this.#namespace.drop(replaced.number);
-    }
+    if (replaced?.isDirectory === true) replaced.isOrphan = true;
     return replaced;
   }
 
