@@ -13,8 +13,8 @@ import { NodeError } from "../../protocol/errors.ts";
 import { CHUNK_HEADER_BYTES, CHUNK_ID_BYTES, MIB, SEALED_CHUNK_MAX_BYTES, TAG_BYTES } from "../../protocol/limits.ts";
 import { chunkName } from "../engines/chunk-list.ts";
 import type { MaybePromise } from "../engines/engine.ts";
+import { syncFolder } from "../engines/file-sync.ts";
 import { toNodeError } from "../engines/sqlite-errors.ts";
-import { syncFolder } from "../engines/wal-sync.ts";
 import type { ChunkInfo, ChunkStore } from "./chunk-store.ts";
 import { OpenFiles } from "./open-files.ts";
 

@@ -8,7 +8,8 @@ const REMEMBERED_MAX = 16_384;
 const PRUNE_RUN = 256;
 
 interface SessionDeltas {
-  readonly row: number;
+  /** 0: to be read from the tables. */
+  row: number;
   readonly seqs: Map<number, number>;
   /** Ids below it are forgotten. */
   floor: number;
@@ -20,11 +21,10 @@ function name(session: Uint8Array): string {
   return Buffer.from(session.buffer, session.byteOffset, session.byteLength).toString("latin1");
 }
 
-/** All calls stand inside a transaction of the shard, whose end they are told by `settled` or `undo`. */
+/** All calls stand inside a transaction of the shard. */
 export class AppliedDeltas {
   readonly #sql: Statements;
   readonly #sessions = new Map<string, SessionDeltas>();
-  #undo: (() => void)[] = [];
 
   constructor(sql: Statements) {
     this.#sql = sql;
@@ -32,15 +32,16 @@ export class AppliedDeltas {
 
   #open(session: Uint8Array): SessionDeltas {
     const key = name(session);
-    const known = this.#sessions.get(key);
-    if (known !== undefined) return known;
-    const row = this.#sql.sessionOf.get(session)?.s;
-    const seqs = new Map<number, number>();
-    if (row !== undefined) for (const { id, seq } of this.#sql.appliedOf.all(row)) seqs.set(id, seq);
-    const made = { row: row ?? this.#sql.addSession.get(session)?.s ?? 0, seqs, floor: 0, prunedTo: 0 };
-    this.#sessions.set(key, made);
-    this.#undo.push(() => this.#sessions.delete(key));
-    return made;
+    let deltas = this.#sessions.get(key);
+    if (deltas === undefined) {
+      deltas = { row: 0, seqs: new Map(), floor: 0, prunedTo: 0 };
+      this.#sessions.set(key, deltas);
+    }
+    if (deltas.row !== 0) return deltas;
+    const row = this.#sql.sessionOf.get(session)?.s ?? this.#sql.addSession.get(session)?.s ?? 0;
+    for (const { id, seq } of this.#sql.appliedOf.all(row)) deltas.seqs.set(id, seq);
+    deltas.row = row;
+    return deltas;
   }
 
   /** The sequence number under which the delta was applied, or undefined. @throws NodeError "bad_request" for a forgotten id */
@@ -56,12 +57,10 @@ export class AppliedDeltas {
     throw new NodeError("bad_request", `more than ${REMEMBERED_MAX} deltas that were never marked as answered`);
   }
 
-  /** `inodes`: the shard's number of inodes with this delta, kept here because this row is written anyway. */
-  add(session: Uint8Array, id: number, seq: number, answeredBelow: number, inodes: number): void {
+  add(session: Uint8Array, id: number, seq: number, answeredBelow: number): void {
     const deltas = this.#open(session);
-    this.#sql.addApplied.run(deltas.row, id, seq, inodes);
+    this.#sql.addApplied.run(deltas.row, id, seq);
     deltas.seqs.set(id, seq);
-    this.#undo.push(() => deltas.seqs.delete(id));
     if (answeredBelow > deltas.floor) deltas.floor = Math.min(answeredBelow, id);
     if (deltas.floor - deltas.prunedTo >= PRUNE_RUN) this.#prune(deltas);
   }
@@ -83,14 +82,12 @@ export class AppliedDeltas {
     this.#sql.removeSession.run(row);
   }
 
-  /** The transaction was committed. */
-  settled(): void {
-    this.#undo = [];
-  }
-
-  /** The transaction was rolled back. */
-  undo(): void {
-    for (const step of this.#undo.reverse()) step();
-    this.#undo = [];
+  /** The transaction was rolled back: what counts is in the tables. What clients have marked as answered stays so. */
+  reset(): void {
+    for (const deltas of this.#sessions.values()) {
+      deltas.row = 0;
+      deltas.seqs.clear();
+      deltas.prunedTo = 0;
+    }
   }
 }

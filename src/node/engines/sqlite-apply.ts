@@ -1,10 +1,11 @@
-/** Applies one delta inside the transaction that the shard has begun. */
+/** Applies deltas inside the transaction that the shard has begun. */
 import { NodeError } from "../../protocol/errors.ts";
 import type { Check, Counters, Delta } from "../../protocol/messages.ts";
 import { INODE_SUB_ATTR, inodeOfKey, KEY_KIND_INODE, prefixEnd } from "../../protocol/record-keys.ts";
 import type { AppliedDeltas } from "./applied-deltas.ts";
 import { chunkIdOf, chunkName, decodeChunkList, encodeChunkList } from "./chunk-list.ts";
 import type { CommitOutcome } from "./engine.ts";
+import type { JournalEntry } from "./journal-entry.ts";
 import { recordCrc, type Statements } from "./sqlite-database.ts";
 import { NO_COUNTERS } from "./sqlite-reads.ts";
 
@@ -15,6 +16,9 @@ const INODE_KEY_BYTES = 10;
 function isAttrKey(key: Uint8Array): boolean {
   return key.length === INODE_KEY_BYTES && key[0] === KEY_KIND_INODE && key[INODE_KEY_BYTES - 1] === INODE_SUB_ATTR;
 }
+
+/** A delta to write: a JournalEntry is one. */
+export type WriteRequest = Pick<JournalEntry, "session" | "delta" | "seq" | "timeMs">;
 
 export class DeltaApplier {
   readonly #sql: Statements;
@@ -27,8 +31,11 @@ export class DeltaApplier {
     this.#applied = applied;
   }
 
-  /** `seq` is the number that the delta gets if it applies. @throws NodeError before the first write, SQLite's errors after it */
-  apply(session: Uint8Array, delta: Delta, seq: number): CommitOutcome {
+  /**
+   * What a delta comes to without being applied: a check fails, or it was applied before. Otherwise null: it applies.
+   * @throws NodeError "bad_request"
+   */
+  check(session: Uint8Array, delta: Delta): CommitOutcome | null {
     for (const prefix of delta.deletePrefixes) {
       if (prefix.length < DELETE_PREFIX_MIN_BYTES || prefixEnd(prefix) === null) {
         throw new NodeError("bad_request", `expected a prefix of at least ${DELETE_PREFIX_MIN_BYTES} bytes, got ${prefix.length}`);
@@ -47,21 +54,29 @@ export class DeltaApplier {
     }
     if (failed.length > 0) return { ok: false, failed };
     this.#applied.checkRoom(session);
-    for (const prefix of delta.deletePrefixes) this.#deletePrefix(prefix);
-    for (const key of delta.deletes) this.#delete(key);
+    return null;
+  }
+
+  /**
+   * Does what the delta says, whatever its checks. The same calls on the same state have the same result: a journal is replayed so.
+   * @returns the counters that it bumped @throws NodeError "damaged", SQLite's errors: the transaction is spoiled then
+   */
+  write({ session, delta, seq, timeMs }: WriteRequest): Counters[] {
+    for (const prefix of delta.deletePrefixes) this.#deletePrefix(prefix, timeMs);
+    for (const key of delta.deletes) this.#delete(key, timeMs);
     for (const put of delta.puts) {
       const chunks = encodeChunkList(put.chunks);
       const old = this.#sql.chunks.get(put.key);
       if (old === null && isAttrKey(put.key)) this.inodes++;
-      if (chunks !== null || (old !== null && old.chunks !== null)) this.#moveRefs(old === null ? null : old.chunks, put.chunks);
+      if (chunks !== null || (old !== null && old.chunks !== null)) this.#moveRefs(old === null ? null : old.chunks, put.chunks, timeMs);
       this.#sql.put.run(put.key, seq, put.link, recordCrc(put.key, seq, put.link, put.value), chunks, put.value);
     }
     const counters: Counters[] = [];
     for (const { ino, links, entries, mtimeSec, mtimeNsec } of delta.bumps) {
       counters.push(this.#sql.bump.get(ino, links, entries, mtimeSec, mtimeNsec) ?? { ...NO_COUNTERS });
     }
-    this.#applied.add(session, delta.id, seq, delta.answeredBelow, this.inodes);
-    return { ok: true, seq, counters, replayed: false };
+    this.#applied.add(session, delta.id, seq, delta.answeredBelow);
+    return counters;
   }
 
   #holds(check: Check): boolean {
@@ -82,35 +97,33 @@ export class DeltaApplier {
     }
   }
 
-  #delete(key: Uint8Array): void {
+  #delete(key: Uint8Array, timeMs: number): void {
     const old = this.#sql.chunks.get(key);
     if (old === null) return;
-    if (old.chunks !== null) this.#moveRefs(old.chunks, []);
+    if (old.chunks !== null) this.#moveRefs(old.chunks, [], timeMs);
     if (isAttrKey(key)) this.inodes--;
     this.#sql.remove.run(key);
   }
 
-  #deletePrefix(prefix: Uint8Array): void {
+  #deletePrefix(prefix: Uint8Array, timeMs: number): void {
     const end = prefixEnd(prefix);
     if (end === null) return;
     let found = false;
     for (const { key, chunks } of this.#sql.rangeChunks.all(prefix, end)) {
       found = true;
-      if (chunks !== null) this.#moveRefs(chunks, []);
+      if (chunks !== null) this.#moveRefs(chunks, [], timeMs);
       if (isAttrKey(key)) this.inodes--;
     }
     if (found) this.#sql.removeRange.run(prefix, end);
     if (prefix.length === DELETE_PREFIX_MIN_BYTES && prefix[0] === KEY_KIND_INODE) this.#sql.removeCounters.run(inodeOfKey(prefix));
   }
 
-  #moveRefs(oldList: Uint8Array | null, newChunks: readonly Uint8Array[]): void {
+  #moveRefs(oldList: Uint8Array | null, newChunks: readonly Uint8Array[], timeMs: number): void {
     const gone = decodeChunkList(oldList);
     for (const id of newChunks) {
       if (!gone.delete(chunkName(id))) this.#sql.addRef.run(id);
     }
-    if (gone.size === 0) return;
-    const now = Date.now();
-    for (const name of gone) this.#sql.dropRef.run(now, chunkIdOf(name));
+    for (const name of gone) this.#sql.dropRef.run(timeMs, chunkIdOf(name));
   }
 }
 

@@ -2,8 +2,8 @@
  * One shard's SQLite file: pragmas, schema, prepared statements.
  *
  * The connection is exclusive (no other process, no shared-memory index), which saves the file locks around each statement:
- * a point read costs 2 us instead of 4. WAL frames are written without fsync (synchronous=NORMAL); who wants durability syncs
- * the WAL file, see wal-sync.ts. Checkpoints sync by themselves. No mmap: a disk error must be an error, not SIGBUS.
+ * a point read costs 2 us instead of 4. WAL frames are written without fsync (synchronous=NORMAL): durable is what the
+ * journal has on disk, see sqlite-writer.ts. Checkpoints sync by themselves. No mmap: a disk error must be an error, not SIGBUS.
  */
 import { Database, type Statement } from "bun:sqlite";
 
@@ -11,7 +11,7 @@ import { Database, type Statement } from "bun:sqlite";
 const CACHE_KIB = 32_768;
 /** Application id in the file's header: "kski". */
 const APPLICATION_ID = 0x6b736b69;
-const SCHEMA_VERSION = 1;
+const SCHEMA_VERSION = 2;
 
 const SCHEMA = `
 CREATE TABLE records(key BLOB PRIMARY KEY, version INTEGER NOT NULL, link INTEGER NOT NULL, crc INTEGER NOT NULL, chunks BLOB, value BLOB NOT NULL)
@@ -19,7 +19,7 @@ CREATE TABLE records(key BLOB PRIMARY KEY, version INTEGER NOT NULL, link INTEGE
 CREATE TABLE counters(ino INTEGER PRIMARY KEY, links INTEGER NOT NULL, entries INTEGER NOT NULL, mtimeSec INTEGER NOT NULL,
   mtimeNsec INTEGER NOT NULL, bumps INTEGER NOT NULL);
 CREATE TABLE sessions(s INTEGER PRIMARY KEY, session BLOB NOT NULL UNIQUE);
-CREATE TABLE applied(s INTEGER NOT NULL, id INTEGER NOT NULL, seq INTEGER NOT NULL, inodes INTEGER NOT NULL, PRIMARY KEY(s, id)) WITHOUT ROWID;
+CREATE TABLE applied(s INTEGER NOT NULL, id INTEGER NOT NULL, seq INTEGER NOT NULL, PRIMARY KEY(s, id)) WITHOUT ROWID;
 CREATE TABLE chunk_refs(id BLOB PRIMARY KEY, refs INTEGER NOT NULL, since INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE meta(name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 `;
@@ -68,8 +68,7 @@ export interface Statements {
   addSession: Statement<{ s: number }, [Blob]>;
   removeSession: Statement<unknown, [number]>;
   appliedOf: Statement<{ id: number; seq: number }, [number]>;
-  addApplied: Statement<unknown, [number, number, number, number]>;
-  lastApplied: Statement<{ seq: number; inodes: number }, []>;
+  addApplied: Statement<unknown, [number, number, number]>;
   pruneApplied: Statement<unknown, [number, number]>;
   removeApplied: Statement<unknown, [number]>;
   setMeta: Statement<unknown, [string, number]>;
@@ -88,6 +87,8 @@ export function openShardDatabase(path: string): Database {
     db.run("PRAGMA synchronous=NORMAL");
     db.run("PRAGMA wal_autocheckpoint=0");
     db.run("PRAGMA temp_store=MEMORY");
+    // A transaction stays in memory until its commit: nothing of it can fail on a full disk before.
+    db.run("PRAGMA cache_spill=OFF");
     db.run(`PRAGMA cache_size=-${CACHE_KIB}`);
     using userVersion = db.prepare<{ user_version: number }, []>("PRAGMA user_version");
     const version = userVersion.get()?.user_version ?? 0;
@@ -138,8 +139,7 @@ export function prepareStatements(db: Database): Statements {
     addSession: db.prepare("INSERT INTO sessions(session) VALUES(?) RETURNING s"),
     removeSession: db.prepare("DELETE FROM sessions WHERE s = ?"),
     appliedOf: db.prepare("SELECT id, seq FROM applied WHERE s = ?"),
-    addApplied: db.prepare("INSERT INTO applied(s, id, seq, inodes) VALUES(?, ?, ?, ?)"),
-    lastApplied: db.prepare("SELECT seq, inodes FROM applied ORDER BY seq DESC LIMIT 1"),
+    addApplied: db.prepare("INSERT INTO applied(s, id, seq) VALUES(?, ?, ?)"),
     pruneApplied: db.prepare("DELETE FROM applied WHERE s = ? AND id < ?"),
     removeApplied: db.prepare("DELETE FROM applied WHERE s = ?"),
     setMeta: db.prepare("INSERT OR REPLACE INTO meta(name, value) VALUES(?, ?)"),

@@ -4,9 +4,9 @@ import { dirname, join } from "node:path";
 import { NodeError } from "../../protocol/errors.ts";
 import { NAMESPACE_NAME_PATTERN, TENANT_NAME_PATTERN } from "../../protocol/limits.ts";
 import type { MetadataEngine } from "./engine.ts";
+import { syncFolder } from "./file-sync.ts";
 import { toNodeError } from "./sqlite-errors.ts";
 import { SqliteShard } from "./sqlite-shard.ts";
-import { syncFolder } from "./wal-sync.ts";
 
 const SHARD_FILE = "shard.db";
 const NAMESPACES_FOLDER = "namespaces";

@@ -1,20 +1,24 @@
 /**
- * Makes what was written to a file so far survive power loss, without blocking the event loop: fdatasync on the thread pool, on a
- * descriptor of our own. Requests that come while one runs share the next one.
+ * Makes what was written to a file so far survive power loss, without blocking the event loop: fdatasync on the thread pool. Requests
+ * that come while one runs share the next one.
  *
- * SQLite holds no locks on a WAL file (they are on the database file), so opening and closing it here breaks none of them
- * (fcntl(2), "advisory record locking": closing any descriptor of a file drops the process's locks on it).
+ * SQLite holds no locks on a WAL file (they are on the database file), so a descriptor of our own on it breaks none of them when it
+ * is closed (fcntl(2), "advisory record locking": closing any descriptor of a file drops the process's locks on it).
  */
-import { closeSync, fdatasync, fsyncSync, openSync } from "node:fs";
+import { closeSync, fdatasync, fsync, fsyncSync, openSync } from "node:fs";
 
-export class WalSync {
-  readonly #fd: number;
+/** Owns the descriptor that it is given. */
+export class FileSync {
+  readonly fd: number;
+  readonly #system: typeof fdatasync;
   #running: Promise<void> | null = null;
   #next: Promise<void> | null = null;
   #closed = false;
 
-  constructor(path: string) {
-    this.#fd = openSync(path, "r+");
+  /** `whole`: fsync, which folders need. */
+  constructor(fd: number, whole = false) {
+    this.fd = fd;
+    this.#system = whole ? fsync : fdatasync;
   }
 
   /** Resolves when everything written before this call is on disk. @throws the system's error */
@@ -31,11 +35,11 @@ export class WalSync {
   #start(): Promise<void> {
     this.#next = null;
     const running = new Promise<void>((resolve, reject) => {
-      fdatasync(this.#fd, (error) => {
+      this.#system(this.fd, (error) => {
         if (this.#running === running) this.#running = null;
         if (error) reject(error);
         else resolve();
-        if (this.#closed && this.#running === null && this.#next === null) closeSync(this.#fd);
+        if (this.#closed && this.#running === null && this.#next === null) closeSync(this.fd);
       });
     });
     this.#running = running;
@@ -46,7 +50,7 @@ export class WalSync {
   close(): void {
     if (this.#closed) return;
     this.#closed = true;
-    if (this.#running === null) closeSync(this.#fd);
+    if (this.#running === null) closeSync(this.fd);
   }
 }
 

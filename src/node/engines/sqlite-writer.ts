@@ -1,0 +1,479 @@
+/**
+ * What changes a shard: the journal, and one SQLite transaction that stays open over many deltas.
+ *
+ *   apply        deltas are written in the open transaction, whose connection serves the reads too; one append puts all of them into the
+ *                journal. A commit of SQLite's for each turn would cost two system calls for every page touched, 60 us for a create.
+ *   commit       in an idle moment, or when much has come together; then the journal's files take turns, and the WAL is synced aside
+ *   rebuild      any failure in between rolls the transaction back and applies the journal's entries again: what was answered is
+ *                in the journal, what failed is not. It is also what a start does.
+ *
+ * With cache_spill off an open transaction is in memory only, so a full disk shows itself where a journal file grows (before
+ * anything is applied) or in a commit (after which everything is still in the journal).
+ */
+import type { Database } from "bun:sqlite";
+import { fdatasyncSync, openSync } from "node:fs";
+import { dirname } from "node:path";
+import { NodeError } from "../../protocol/errors.ts";
+import { AppliedDeltas } from "./applied-deltas.ts";
+import type { CommitOutcome, CommitRequest } from "./engine.ts";
+import { FileSync, syncFolder } from "./file-sync.ts";
+import { Journal } from "./journal.ts";
+import { EntryWriter } from "./journal-entry.ts";
+import { DeltaApplier } from "./sqlite-apply.ts";
+import { closeDatabase, openShardDatabase, prepareStatements, type Statements } from "./sqlite-database.ts";
+import { toNodeError } from "./sqlite-errors.ts";
+
+/** Sequence numbers are reserved on disk in runs of this many; a restart skips the rest of its run. */
+const SEQ_RUN = 2 ** 24;
+/** A transaction is committed when it has this many deltas, rows or bytes: some 20 ms of work for each of commit and replay. */
+const COMMIT_DELTAS = 4_096;
+const COMMIT_ROWS = 16_384;
+const COMMIT_JOURNAL_BYTES = 4 * 1024 * 1024;
+/** ... or when no delta has come for, or it has been open for, so long. */
+const COMMIT_IDLE_MS = 50;
+const COMMIT_AGE_MS = 1_000;
+/** A commit that failed is tried again after this: each failure costs a replay. */
+const COMMIT_RETRY_MS = 1_000;
+/** While commits fail, the journal takes no more than this. */
+const JOURNAL_MAX_BYTES = 64 * 1024 * 1024;
+/** A checkpoint waits for this long without a delta. */
+const CHECKPOINT_IDLE_MS = 200;
+/** Bytes written since the last checkpoint from which an idle moment is used for one. */
+const CHECKPOINT_IDLE_BYTES = 1024 * 1024;
+/** From here on it is done at once: the WAL must not grow without end. Some 100 ms. */
+const CHECKPOINT_FORCED_BYTES = 256 * 1024 * 1024;
+/** What one changed row adds to the WAL at most, roughly: a page. */
+const ROW_WAL_BYTES = 4_096;
+const TICK_MS = 25;
+
+export class ShardWriter {
+  readonly db: Database;
+  readonly sql: Statements;
+  readonly #applied: AppliedDeltas;
+  readonly #applier: DeltaApplier;
+  readonly #journal: Journal;
+  readonly #entries = new EntryWriter();
+  readonly #walPath: string;
+  #walFile: FileSync | null = null;
+
+  /** The last number given to a delta, and that of the last delta applied: numbers are skipped by restarts and failures. */
+  #seq = 0;
+  #lastSeq = 0;
+  #seqReserved = 0;
+  /** What the database says if the open transaction is lost. */
+  #committedSeq = 0;
+  #committedInodes = 0;
+
+  #open = false;
+  #openedMs = 0;
+  #writtenMs = 0;
+  #deltas = 0;
+  #rows = 0;
+  #bytesInWal = 0;
+  /** The transaction was lost and could not be rebuilt: nobody may read. */
+  #lost = false;
+  /** The disk was full at start: new deltas wait until the inherited ones are in the database. */
+  #unsettled = true;
+  #commitFailedMs = Number.NEGATIVE_INFINITY;
+  #commitError: unknown = null;
+  /** The WAL is being synced; then the journal's other file is free. */
+  #releasing: Promise<void> | null = null;
+  #commitScheduled = false;
+  #timer: ReturnType<typeof setTimeout> | undefined;
+  #closed = false;
+
+  /** @throws NodeError */
+  constructor(path: string) {
+    this.#walPath = `${path}-wal`;
+    let statements: Statements | null = null;
+    let journal: Journal | null = null;
+    try {
+      this.db = openShardDatabase(path);
+    } catch (error) {
+      throw toNodeError(error);
+    }
+    try {
+      statements = prepareStatements(this.db);
+      this.sql = statements;
+      this.#applied = new AppliedDeltas(this.sql);
+      this.#applier = new DeltaApplier(this.sql, this.#applied);
+      journal = new Journal(`${path}-journal`);
+      this.#journal = journal;
+      this.#committedSeq = this.meta("lastSeq");
+      this.#committedInodes = this.meta("inodes");
+      this.#rebuild();
+      // Numbers handed out before a power loss may have been lost with their deltas, yet be remembered by clients: never use them again.
+      this.#seq = Math.max(this.meta("seqReserved"), this.#lastSeq);
+      try {
+        this.#settle();
+      } catch (error) {
+        if (toNodeError(error).code !== "no_space") throw error;
+        this.#commitFailed(error);
+        // New deltas are refused until it goes well, so nobody else syncs what was inherited.
+        this.#journal.syncInherited();
+      }
+      syncFolder(dirname(path));
+    } catch (error) {
+      journal?.close();
+      closeDatabase(this.db, statements === null ? [] : Object.values(statements));
+      throw toNodeError(error);
+    }
+  }
+
+  get inodes(): number {
+    return this.#applier.inodes;
+  }
+  get lastSeq(): number {
+    return this.#lastSeq;
+  }
+
+  meta(name: string): number {
+    return this.sql.getMeta.get(name)?.value ?? 0;
+  }
+
+  /** To be called before anything is read. @throws NodeError */
+  checkReadable(): void {
+    if (!this.#lost) return;
+    try {
+      this.#rebuild();
+    } catch (error) {
+      throw toNodeError(error);
+    }
+  }
+
+  /**
+   * Makes sure that an append of `bytes` will find room. A Promise: room may be there when it has settled, ask again.
+   * @throws NodeError "no_space"
+   */
+  makeRoom(bytes: number): Promise<void> | null {
+    try {
+      this.checkReadable();
+      if (this.#unsettled) {
+        this.#checkRetry();
+        this.#settle();
+      }
+      if (this.#journal.length + bytes > JOURNAL_MAX_BYTES && this.#journal.length > 0) {
+        if (this.#releasing !== null) return this.#releasing;
+        this.#checkRetry();
+        this.#commit();
+      }
+      try {
+        this.#journal.reserve(bytes);
+      } catch (error) {
+        // A commit lets the other file take over, which may have room.
+        if (this.#releasing !== null) return this.#releasing;
+        if (!this.#open) throw error;
+        this.#checkRetry();
+        this.#commit();
+        this.#journal.reserve(bytes);
+      }
+      return null;
+    } catch (error) {
+      throw toNodeError(error);
+    }
+  }
+
+  #checkRetry(): void {
+    if (performance.now() - this.#commitFailedMs < COMMIT_RETRY_MS) throw toNodeError(this.#commitError);
+  }
+
+  #commitFailed(error: unknown): void {
+    this.#commitFailedMs = performance.now();
+    this.#commitError = error;
+  }
+
+  /**
+   * Applies the deltas, each seeing those before it, and appends them to the journal: they survive the end of the process. Call makeRoom
+   * before. In the result a NodeError stands for a delta that was refused alone.
+   * @throws the disk's and SQLite's errors, with nothing applied
+   */
+  apply(batch: readonly CommitRequest[]): (CommitOutcome | NodeError)[] {
+    try {
+      this.#begin();
+      this.#entries.clear();
+      const timeMs = Date.now();
+      const results = batch.map((request) => this.#applyOne(request, timeMs));
+      if (this.#entries.bytes.length > 0) {
+        this.#journal.append(this.#entries, this.#lastSeq);
+        this.#afterWrite();
+      }
+      return results;
+    } catch (error) {
+      // Numbers that were used stay used: the journal tells refused deltas from later ones by them.
+      this.#tryRebuild();
+      throw error;
+    }
+  }
+
+  #applyOne({ session, delta }: CommitRequest, timeMs: number): CommitOutcome | NodeError {
+    try {
+      const outcome = this.#applier.check(session, delta);
+      if (outcome !== null) return outcome;
+    } catch (error) {
+      // It comes before the first write: this delta alone is refused. Anything else spoils the transaction.
+      if (error instanceof NodeError && error.code === "bad_request") return error;
+      throw error;
+    }
+    const seq = ++this.#seq;
+    if (seq > this.#seqReserved) throw new NodeError("io", "no sequence numbers are left: the database could not be written for long");
+    const entry = { session, delta, seq, previousSeq: this.#lastSeq, syncedSeq: this.#journal.syncedSeq, timeMs };
+    const counters = this.#applier.write(entry);
+    this.#entries.add(entry);
+    this.#lastSeq = seq;
+    this.#count(entry);
+    return { ok: true, seq, counters, replayed: false };
+  }
+
+  #count({ delta }: { delta: Pick<CommitRequest["delta"], "puts" | "deletes" | "bumps"> }): void {
+    const rows = 1 + delta.puts.length + delta.deletes.length + delta.bumps.length;
+    this.#deltas++;
+    this.#rows += rows;
+    this.#bytesInWal += rows * ROW_WAL_BYTES;
+    for (const put of delta.puts) this.#bytesInWal += put.value.length + put.chunks.length;
+  }
+
+  /** Runs `work` in the transaction, but not through the journal: what it does may be lost with the process. @throws NodeError */
+  run(work: () => void): void {
+    try {
+      this.checkReadable();
+      this.#begin();
+      work();
+      this.#afterWrite();
+    } catch (error) {
+      this.#tryRebuild();
+      throw toNodeError(error);
+    }
+  }
+
+  /** Runs `work` in the transaction and commits it; resolves when it survives power loss. @throws NodeError */
+  async runDurably(work: () => void): Promise<void> {
+    while (this.#releasing !== null) await this.#releasing;
+    this.run(work);
+    try {
+      this.#commit();
+    } catch (error) {
+      throw toNodeError(error);
+    }
+    while (this.#releasing !== null) await this.#releasing;
+    if (!this.#journal.canTurn) throw new NodeError("io", "the node's disk failed");
+  }
+
+  /** Drops the cached deltas of a session together with its rows. */
+  forgetSession(session: Uint8Array): Promise<void> {
+    return this.runDurably(() => this.#applied.forget(session));
+  }
+
+  #begin(): void {
+    if (this.#open) return;
+    this.sql.begin.run();
+    this.#open = true;
+    this.#openedMs = performance.now();
+    this.#deltas = 0;
+    this.#rows = 0;
+  }
+
+  #tryRebuild(): void {
+    try {
+      this.#rebuild();
+    } catch {
+      // #lost says so, and the next to come tries again.
+    }
+  }
+
+  /** The transaction again, from what the database and the journal hold. @throws with `#lost` set */
+  #rebuild(): void {
+    this.#lost = true;
+    // SQLite rolls back by itself on SQLITE_FULL and SQLITE_IOERR (lang_transaction.html, section 2.1).
+    if (this.db.inTransaction) this.sql.rollback.run();
+    this.#open = false;
+    this.#applied.reset();
+    this.#applier.inodes = this.#committedInodes;
+    this.#lastSeq = this.#committedSeq;
+    const entries = this.#journal.entriesAfter(this.#committedSeq);
+    if (entries.length > 0) this.#begin();
+    for (const entry of entries) {
+      this.#applier.write(entry);
+      this.#lastSeq = entry.seq;
+      this.#count(entry);
+    }
+    this.#lost = false;
+  }
+
+  /** @throws SQLite's errors, with the transaction open again */
+  #commitDatabase(): void {
+    try {
+      this.#begin();
+      let reserved = this.#seqReserved;
+      // Half a run early: the reservation is long on disk when its first number is used.
+      if (this.#seq > reserved - SEQ_RUN / 2) {
+        reserved = this.#seq + SEQ_RUN;
+        this.sql.setMeta.run("seqReserved", reserved);
+      }
+      this.sql.setMeta.run("lastSeq", this.#lastSeq);
+      this.sql.setMeta.run("inodes", this.#applier.inodes);
+      this.sql.commit.run();
+      this.#seqReserved = reserved;
+    } catch (error) {
+      this.#commitFailed(error);
+      this.#tryRebuild();
+      throw error;
+    }
+    this.#open = false;
+    this.#committedSeq = this.#lastSeq;
+    this.#committedInodes = this.#applier.inodes;
+  }
+
+  /** After a start: both journal files are inherited, and become free together. @throws SQLite's and the system's errors */
+  #settle(): void {
+    this.#commitDatabase();
+    this.#tryCheckpoint();
+    fdatasyncSync(this.#wal.fd);
+    this.#journal.clear();
+    this.#unsettled = false;
+  }
+
+  /** Only while #releasing is null. @throws SQLite's and the system's errors */
+  #commit(): void {
+    if (this.#unsettled) {
+      this.#settle();
+      return;
+    }
+    if (!this.#journal.canTurn) {
+      // The last sync of the WAL has failed: the kernel may have dropped what it could not write.
+      this.#recover();
+      return;
+    }
+    this.#commitDatabase();
+    this.#journal.turn();
+    this.#release();
+    if (this.#bytesInWal >= CHECKPOINT_FORCED_BYTES) this.#tryCheckpoint();
+  }
+
+  #release(): void {
+    this.#releasing = this.#wal.sync().then(
+      () => {
+        this.#journal.release();
+        this.#releasing = null;
+        if (this.#isFull()) this.#scheduleCommit();
+      },
+      (error: unknown) => {
+        this.#releasing = null;
+        this.#commitFailed(error);
+      },
+    );
+  }
+
+  get #wal(): FileSync {
+    // SQLite makes it with the first commit.
+    this.#walFile ??= new FileSync(openSync(this.#walPath, "r+"));
+    return this.#walFile;
+  }
+
+  #isFull(): boolean {
+    return this.#deltas >= COMMIT_DELTAS || this.#rows >= COMMIT_ROWS || this.#journal.length >= COMMIT_JOURNAL_BYTES;
+  }
+
+  #afterWrite(): void {
+    this.#writtenMs = performance.now();
+    if (this.#isFull()) this.#scheduleCommit();
+    this.#startTimer();
+  }
+
+  /** Not at once: the answers go out first. */
+  #scheduleCommit(): void {
+    if (this.#commitScheduled) return;
+    this.#commitScheduled = true;
+    setImmediate(() => {
+      this.#commitScheduled = false;
+      this.#tryCommit();
+    });
+  }
+
+  #tryCommit(): void {
+    if (this.#closed || this.#lost || !this.#open || this.#releasing !== null) return;
+    if (performance.now() - this.#commitFailedMs < COMMIT_RETRY_MS) return;
+    try {
+      this.#commit();
+    } catch {
+      // Everything is in the journal: the timer tries again.
+    }
+  }
+
+  /** Brings everything into the database file itself: then neither WAL nor journal is needed. @throws SQLite's and the system's errors */
+  #recover(): void {
+    this.#commitDatabase();
+    this.#checkpoint();
+    fdatasyncSync(this.#wal.fd);
+    this.#journal.clear();
+  }
+
+  #startTimer(): void {
+    if (this.#timer !== undefined || this.#closed) return;
+    this.#timer = setTimeout(() => {
+      this.#timer = undefined;
+      this.#tick();
+    }, TICK_MS);
+    this.#timer.unref();
+  }
+
+  #tick(): void {
+    const now = performance.now();
+    const idleMs = now - this.#writtenMs;
+    if (this.#open && (idleMs >= COMMIT_IDLE_MS || now - this.#openedMs >= COMMIT_AGE_MS)) this.#tryCommit();
+    if (!this.#open && this.#releasing === null && this.#bytesInWal >= CHECKPOINT_IDLE_BYTES && idleMs >= CHECKPOINT_IDLE_MS) {
+      // The WAL is on disk already: the checkpoint's own fsync of it returns at once.
+      this.#tryCheckpoint();
+    }
+    if (this.#open || this.#bytesInWal >= CHECKPOINT_IDLE_BYTES) this.#startTimer();
+  }
+
+  #tryCheckpoint(): void {
+    try {
+      this.#checkpoint();
+    } catch {
+      // A full disk: the WAL stays, and there will be another time.
+      this.#bytesInWal = 0;
+    }
+  }
+
+  #checkpoint(): void {
+    this.db.run("PRAGMA wal_checkpoint(PASSIVE)");
+    this.#bytesInWal = 0;
+  }
+
+  /** Resolves, with the last sequence number, when every delta applied before survives power loss. @throws NodeError */
+  async sync(): Promise<number> {
+    const seq = this.#lastSeq;
+    try {
+      await this.#journal.sync();
+    } catch (error) {
+      // The kernel may have dropped what it could not write. The database holds it too.
+      try {
+        this.checkReadable();
+        this.#recover();
+      } catch {
+        throw toNodeError(error);
+      }
+    }
+    return seq;
+  }
+
+  /** Commits and closes. What the disk has no room for stays in the journal. */
+  async close(): Promise<void> {
+    if (this.#closed) return;
+    while (this.#releasing !== null) await this.#releasing;
+    this.#closed = true;
+    clearTimeout(this.#timer);
+    try {
+      this.checkReadable();
+      this.#recover();
+    } catch {
+      // Acknowledged deltas are in the journal, and the next start finds them there.
+    }
+    if (this.db.inTransaction) this.sql.rollback.run();
+    await this.#journal.sync().catch(() => {});
+    this.#walFile?.close();
+    this.#journal.close();
+    closeDatabase(this.db, Object.values(this.sql));
+  }
+}
