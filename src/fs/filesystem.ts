@@ -197,8 +197,22 @@ export class Filesystem implements Vfs {
   }
 
   #openCurrent(volume: Volume, inode: Inode, caller: Caller, flags: number): MaybePromise<Opened> {
+    if (inode.isVanishing) return inode.locked(async () => undefined).then(() => this.open(caller, inode.ino, flags));
+    // The kernel looks the name up again.
+    if (inode.isOrphan && inode.openCount === 0) throw new FsError("ESTALE");
     if ((flags & OpenFlag.O_TRUNC) === 0) return this.#opened(volume, inode, flags);
-    return volume.truncate(inode, caller, { size: 0 }).then(() => this.#opened(volume, inode, flags));
+    return this.#openEmpty(volume, inode, caller, flags);
+  }
+
+  async #openEmpty(volume: Volume, inode: Inode, caller: Caller, flags: number): Promise<Opened> {
+    // Counted before it is open: an unlink that comes between must leave it something to open.
+    inode.openCount++;
+    try {
+      await volume.truncate(inode, caller, { size: 0 });
+      return this.#opened(volume, inode, flags);
+    } finally {
+      inode.openCount--;
+    }
   }
 
   #opened(volume: Volume, inode: Inode, flags: number): Opened {

@@ -37,6 +37,8 @@ export class Inode implements Attr {
   openCount = 0;
   /** Deleted; lives on for its open handles. */
   isOrphan = false;
+  /** A delta that deletes it whole, since it was not open, is under way: who wants to open it waits for the inode's lock. */
+  isVanishing = false;
   /** Used since the eviction hand last passed. */
   isReferenced = true;
   /** The generation that the kernel's cached pages belong to, -1: none that we know of. */

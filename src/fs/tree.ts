@@ -142,12 +142,16 @@ export class Tree {
         change.deletes.push(this.#dentryKey(dir, name));
         change.bumps.push(bump(dir, 0, -1, time));
         const drop = this.#dropLink(found.inode, time, change);
-        const result = await this.#namespace.shard.commit(change);
-        if (!result.ok) return false;
-        this.#entriesChanged([dir], result.counters);
-        dir.folder.apply(name, null);
-        drop(result.seq);
-        return true;
+        try {
+          const result = await this.#namespace.shard.commit(change);
+          if (!result.ok) return false;
+          this.#entriesChanged([dir], result.counters);
+          dir.folder.apply(name, null);
+          drop(result.seq);
+          return true;
+        } finally {
+          found.inode.isVanishing = false;
+        }
       });
       if (done) return found.inode;
       await this.#refresh(dir, name, found.inode);
@@ -253,7 +257,9 @@ export class Tree {
       if (replaced.isDirectory) change.deletePrefixes.push(inodePrefix(replaced.number));
       else dropped = this.#dropLink(replaced, time, change);
     }
-    const result = await this.#namespace.shard.commit(change);
+    const result = await this.#namespace.shard.commit(change).finally(() => {
+      if (replaced !== null) replaced.isVanishing = false;
+    });
     if (!result.ok) {
       const onlyNotEmpty = replaced?.isDirectory === true && result.failed.length === 1 && result.failed[0] === emptyCheck;
       if (onlyNotEmpty) throw new FsError("ENOTEMPTY");
@@ -330,6 +336,7 @@ export class Tree {
     }
     if (inode.openCount === 0) {
       change.deletePrefixes.push(inodePrefix(inode.number));
+      inode.isVanishing = true;
       return () => {
         inode.isOrphan = true;
         this.#namespace.drop(inode.number);
@@ -340,6 +347,8 @@ export class Tree {
     return (seq) => {
       inode.committed(seq, attributes);
       inode.isOrphan = true;
+      // Closed meanwhile. When this fails, the node drops it with the session.
+      if (inode.openCount === 0) this.dropOrphan(inode).catch(() => undefined);
     };
   }
 
