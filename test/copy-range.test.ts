@@ -90,4 +90,4 @@ test("shares chunks: the node stores nothing new, and the copy is another file",
     show("copy", digest(get("copy")[1_000_007:]) == digest(pattern(20_000_000)[1_000_007:]))
   `;
   expect(await lab.python(cwd, change)).toEqual(["original: True", "copy: b'changed'", "copy: True"]);
-});
+}, 60_000);

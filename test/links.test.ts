@@ -85,6 +85,27 @@ lab.same(
   `,
 );
 
+lab.prints(
+  "an open that races with the unlink of its file gets the whole file or ENOENT",
+  py`
+    content = pattern(60_000); wrong, found = [], 0
+    sys.stdout.flush(); maker = os.fork()
+    if maker == 0:
+        for i in range(600): put("aside", content); os.rename("aside", "x"); os.unlink("x")
+        os._exit(0)
+    while os.waitpid(maker, os.WNOHANG)[0] == 0:
+        try: fd = os.open("x", os.O_RDONLY)
+        except FileNotFoundError: continue
+        try:
+            if os.pread(fd, 100_000, 0) != content: wrong.append("content")
+            found += 1
+        except OSError as error: wrong.append(name_of(error))
+        os.close(fd)
+    show("wrong", wrong); show("some were found", found > 10)
+  `,
+  ["wrong: []", "some were found: True"],
+);
+
 lab.same(
   "a running program and a mapped file that are removed",
   py`

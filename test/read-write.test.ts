@@ -164,4 +164,4 @@ test("all of it is there after a remount", async () => {
   await lab.node.restart();
   expect(await lab.python(join(lab.mount.path, "tree"), "show('x', digest(get('deep/big')))")).toHaveLength(1);
   expect(await lab.python(lab.mount.path, look)).toEqual(before);
-});
+}, 60_000);
