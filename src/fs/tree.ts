@@ -196,7 +196,10 @@ export class Tree {
       const target = await this.#findMaybe(to, newName);
       if (target === null && exchange) throw new FsError("ENOENT");
       if (target !== null && (flags & RenameFlag.NOREPLACE) !== 0) throw new FsError("EEXIST");
-      if (target?.inode === source.inode) return null;
+      if (target?.inode === source.inode) {
+        if (await this.#areBoth(from, name, to, newName, source.inode)) return null;
+        continue;
+      }
       const change = this.#emptyChange();
       if (from !== to) {
         if (source.inode.isDirectory) await this.#checkNotInside(source.inode, to, change.checks);
@@ -378,6 +381,13 @@ export class Tree {
       if (inode !== undefined) return { entry, inode };
     }
     return await this.#namespace.lookupNow(dir, name);
+  }
+
+  /** Whether two names lead to one inode, as the node has them: what is known of the first may be older than of the second. */
+  async #areBoth(from: Inode, name: Name, to: Inode, newName: Name, inode: Inode): Promise<boolean> {
+    if (from === to && name === newName) return true;
+    const [one, other] = await Promise.all([this.#namespace.lookupNow(from, name), this.#namespace.lookupNow(to, newName)]);
+    return one?.inode === inode && other?.inode === inode;
   }
 
   /** After a conflict: what was believed about a name and an inode is asked anew. */
