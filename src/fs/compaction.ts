@@ -32,7 +32,7 @@ export async function compactFragments(store: ContentStore, inode: Inode, frozen
         if (extent === null) return;
         pieces.push({ start: from, end: to, source: extent.source, offset: extent.offset + (from - extent.start) });
       });
-      if (pieces.length > WINDOW_EXTENTS_KEPT) await rewrite(store, frozen, dirty, pieces);
+      if (pieces.length > WINDOW_EXTENTS_KEPT) await rewrite(store, frozen, region, dirty, pieces);
     }
   }
 }
@@ -41,6 +41,7 @@ export async function compactFragments(store: ContentStore, inode: Inode, frozen
 async function rewrite(
   store: ContentStore,
   frozen: DirtyLayer,
+  region: number,
   dirty: ExtentMap<Source>,
   pieces: readonly Extent<Source>[],
 ): Promise<void> {
@@ -58,6 +59,7 @@ async function rewrite(
       const at = segment.length;
       for (const part of bytesOf(store, piece, brought.cells)) segment.append(part);
       dirty.set(piece.start, piece.end, segment, at);
+      if (piece.source.kind !== "segment") frozen.copied.push({ region, start: piece.start, end: piece.end });
     }
     brought.release();
     from = to;

@@ -27,6 +27,8 @@ export class DirtyLayer {
   end: Offset = 0;
   /** Bytes from here on were appended by O_APPEND handles: they belong at the file's end, wherever that is when they are committed. */
   appendFrom: Offset | null = null;
+  /** Ranges that a write-out has copied here from what is stored: right only while nobody else changes the file. */
+  copied: { region: number; start: number; end: number }[] = [];
 
   get isEmpty(): boolean {
     return this.segments.size === 0;
@@ -201,6 +203,24 @@ export class FileContent {
     }
   }
 
+  /** Where the bytes begin that were appended here and are not committed; null: none. */
+  get appendedFrom(): Offset | null {
+    return this.#frozen?.appendFrom ?? this.#active.appendFrom;
+  }
+
+  /** Where the next appended byte follows those that are not committed; null: there are none. */
+  get appendedEnd(): Offset | null {
+    return this.appendedFrom === null ? null : maxOffset(this.#frozen?.end ?? 0, this.#active.end);
+  }
+
+  /** Takes back what the running write-out has copied from what was stored: another mount may have changed it. */
+  dropCopied(): void {
+    const layer = this.#frozen;
+    if (layer === null) return;
+    for (const { region, start, end } of layer.copied) layer.regions.get(region)?.clear(start, end);
+    layer.copied = [];
+  }
+
   /** Another mount has appended `bytes` bytes before ours: moves what was appended here behind them. */
   moveAppended(bytes: number): void {
     for (const layer of [this.#frozen, this.#active]) {
@@ -247,6 +267,7 @@ export class FileContent {
 
   /** The write-out failed: what it froze is dirty again, below what was written since. */
   thaw(): void {
+    this.dropCopied();
     const lower = this.#frozen;
     if (lower === null) return;
     const upper = this.#active;

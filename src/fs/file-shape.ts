@@ -33,6 +33,8 @@ function regionPut(number: number, region: number, map: StoredMap): PlainPut {
 export async function truncate(namespace: Namespace, writer: FileWriter, inode: Inode, caller: Caller, change: SetAttr): Promise<void> {
   const size = change.size ?? 0;
   const { content } = inode;
+  // They are put behind what others append, but not behind a size that is set here.
+  if (content.appendedFrom !== null) await writer.writeOutLocked(namespace, inode, false);
   if (size < inode.size) content.truncateDirty(size);
   // What is dirty below the new size stays dirty; the attributes go with this delta.
   const { pending } = inode;

@@ -7,7 +7,7 @@ import type { Inode } from "./inode.ts";
 import type { Namespace } from "./namespace.ts";
 import { addOffset, maxOffset } from "./offsets.ts";
 import type { Caller, MaybePromise, Offset } from "./vfs.ts";
-import { writeOutLocked } from "./write-out.ts";
+import { placeAppended, writeOutLocked } from "./write-out.ts";
 
 /** Dirty data is committed after this long at the latest, so that a crash of the client loses no more. */
 const DIRTY_MAX_MS = 5_000;
@@ -71,7 +71,8 @@ export class FileWriter {
     const { content } = inode;
     const taken = cells.length;
     try {
-      const position = append ? inode.size : offset;
+      if (append && content.frozen === null) placeAppended(namespace, inode);
+      const position = append ? (content.appendedEnd ?? inode.size) : offset;
       const end = addOffset(position, data.length);
       if (append) content.active.appendFrom ??= position;
       const complete = content.write(position, data, cells, this.#store.arena);

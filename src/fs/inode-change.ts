@@ -33,16 +33,17 @@ export function unchanged(inode: Inode): Change["checks"][number] {
  */
 export async function changeInode(namespace: Namespace, inode: Inode, build: () => InodeChange | Promise<InodeChange>): Promise<void> {
   for (let tries = 0; tries < CONFLICTS_MAX; tries++) {
+    // The version that the change is built from: build() may wait, and another mount's change arrive meanwhile.
+    const basis = unchanged(inode);
     const { attributes, puts = [], ...rest } = await build();
     const result = await namespace.shard.commit({
       ...rest,
-      checks: [unchanged(inode)],
+      checks: [basis],
       puts: [...puts, inodePut(inode.number, attributes)],
       leases: inode.leased ? [] : [inode.number],
     });
     if (result.ok) {
-      inode.committed(result.seq, attributes);
-      if (result.leased.length > 0) inode.leased = true;
+      if (inode.committed(result.seq, attributes) && result.leased.length > 0) inode.leased = true;
       return;
     }
     await namespace.fetch(inode.number);

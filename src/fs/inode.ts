@@ -84,11 +84,17 @@ export class Inode implements Attr {
     if (counters !== null && (this.counters === null || counters.bumps >= this.counters.bumps)) this.counters = counters;
   }
 
-  /** Takes over what this client has just committed. */
-  committed(seq: number, attributes: InodeAttributes): void {
+  /**
+   * Takes over what this client has just committed. Returns false when an answer with another mount's later change was faster: this state
+   * is old already, and must be asked for again before it is used.
+   */
+  committed(seq: number, attributes: InodeAttributes): boolean {
+    const isNewest = seq >= this.version;
     this.version = seq;
     this.stored = attributes;
     this.committedSeq = seq;
+    if (!isNewest) this.distrust();
+    return isNewest;
   }
 
   /** Nothing about it may be trusted without asking the node. */

@@ -38,13 +38,17 @@ export async function writeOutLocked(namespace: Namespace, store: ContentStore, 
   const frozen = content.freeze();
   try {
     for (let tries = 0; ; tries++) {
+      // What follows is built from this version, and wrong when another mount's change is learned of meanwhile.
+      const basis = inode.version;
+      placeAppended(namespace, inode);
       const regions = [...frozen.regions.keys()];
       await loadRegionList(shard, inode, regions);
       await compactFragments(store, inode, frozen);
       await uploadLarge(store, inode, frozen);
-      if (await commitFrozen(namespace, inode, frozen, durable)) break;
+      if (await commitFrozen(namespace, inode, frozen, basis, durable)) break;
       if (tries >= CONFLICTS_MAX) throw new FsError("EIO", `inode ${inode.ino}: other mounts kept changing the file`);
-      await refreshAfterConflict(namespace, inode, frozen);
+      content.dropCopied();
+      await namespace.fetch(inode.number);
     }
   } catch (error) {
     content.thaw();
@@ -58,18 +62,15 @@ async function settle({ shard }: Namespace, inode: Inode, durable: boolean): Pro
   if (durable && inode.committedSeq > shard.durableSeq) await shard.sync();
 }
 
-/** Another mount has changed the inode: gets its state, and moves what was appended here behind what it appended. */
-async function refreshAfterConflict(namespace: Namespace, inode: Inode, frozen: DirtyLayer): Promise<void> {
-  const sizeBefore = inode.stored.size;
-  await namespace.fetch(inode.number);
+/** Moves what was appended here and is not committed behind what other mounts have appended since. No commit of it may be running. */
+export function placeAppended(namespace: Namespace, inode: Inode): void {
   const { stored, content, pending } = inode;
-  if (frozen.appendFrom !== null && stored.size > sizeBefore) {
-    const moved = Number(BigInt(stored.size) - BigInt(sizeBefore));
-    content.moveAppended(moved);
-    // The kernel may have cached the bytes where they were.
-    namespace.invalidate(inode);
-    if (pending?.size !== undefined) pending.size = maxOffset(frozen.end, content.active.end);
-  }
+  const from = content.appendedFrom;
+  if (from === null || stored.size <= from) return;
+  content.moveAppended(Number(BigInt(stored.size) - BigInt(from)));
+  // The kernel may have cached the bytes where they were.
+  namespace.invalidate(inode);
+  if (pending?.size !== undefined) pending.size = content.appendedEnd ?? pending.size;
 }
 
 /** Sends what is not to be inline. Afterwards each region has at most INLINE_MAX_BYTES in segments that aren't stored. */
@@ -104,15 +105,24 @@ async function gatherInline(store: ContentStore, inode: Inode, frozen: DirtyLaye
     if (source.kind === "chunk" || (source.kind === "segment" && source.stored !== null)) continue;
     const bytes = source.kind === "inline" ? source.data.subarray(offset, offset + (end - start)) : source.copy(offset, end - start);
     map.set(start, end, gathered, gathered.append(bytes));
+    if (source.kind === "inline") frozen.copied.push({ region, start, end });
   }
 }
 
-/** Commits the frozen layer. Returns false on a conflict. */
-async function commitFrozen(namespace: Namespace, inode: Inode, frozen: DirtyLayer, durable: boolean): Promise<boolean> {
+/** Commits the frozen layer, which was prepared on a version of the inode. Returns false on a conflict. */
+async function commitFrozen(
+  namespace: Namespace,
+  inode: Inode,
+  frozen: DirtyLayer,
+  preparedOn: number,
+  durable: boolean,
+): Promise<boolean> {
   const { shard } = namespace;
   const { content } = inode;
+  let basis = preparedOn;
   let left = [...frozen.regions.keys()];
   do {
+    if (inode.version !== basis) return false;
     const puts: PlainPut[] = [];
     const some = new Map<number, StoredMap>();
     let bytes = 0;
@@ -129,7 +139,7 @@ async function commitFrozen(namespace: Namespace, inode: Inode, frozen: DirtyLay
     }
     left = left.slice(some.size);
     const written = inode.pending;
-    const attributes = attributesToCommit(inode, allocated, some.size > 0);
+    const attributes = attributesToCommit(inode, frozen, allocated, some.size > 0);
     puts.push({ key: inodeKey(inode.number), link: 0, chunks: [], plaintext: encodeInode(attributes) });
     const result = await shard.commit({
       checks: [{ kind: "version", key: inodeKey(inode.number), version: inode.version }],
@@ -139,8 +149,8 @@ async function commitFrozen(namespace: Namespace, inode: Inode, frozen: DirtyLay
     });
     if (!result.ok) return false;
     const followsKernel = inode.kernelGeneration === inode.stored.generation;
-    inode.committed(result.seq, attributes);
-    if (result.leased.length > 0) inode.leased = true;
+    basis = result.seq;
+    if (inode.committed(result.seq, attributes) && result.leased.length > 0) inode.leased = true;
     // The kernel's pages have what was written through it; they are those of the new generation.
     if (followsKernel) inode.kernelGeneration = attributes.generation;
     if (inode.pending === written) inode.pending = null;
@@ -153,8 +163,10 @@ async function commitFrozen(namespace: Namespace, inode: Inode, frozen: DirtyLay
 
 type DirtyMap = DirtyLayer["regions"] extends Map<number, infer M> ? M : never;
 
-function attributesToCommit(inode: Inode, allocated: number, contentChanged: boolean): InodeAttributes {
+function attributesToCommit(inode: Inode, frozen: DirtyLayer, allocated: number, contentChanged: boolean): InodeAttributes {
   const attributes = inode.merged();
+  // Not the pending size: bytes that were written since the write-out began are not in this delta.
+  attributes.size = maxOffset(inode.stored.size, frozen.end);
   attributes.allocated = allocated;
   if (contentChanged) attributes.generation++;
   const { sec, nsec } = inode.pending?.ctime ?? now();
