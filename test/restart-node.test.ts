@@ -41,7 +41,7 @@ beforeAll(async () => {
 });
 afterAll(cleanUp);
 
-/** Everything that the writer's \`count\` acknowledged rounds have left, exactly; and nothing else. */
+/** Everything that the writer's `count` acknowledged rounds have left, exactly; and nothing else. */
 async function expectWritten(folder: string, count: number): Promise<void> {
   expect(await runOk("cat", [join(folder, "journal")])).toBe(
     Array.from({ length: count }, (_, i) => `${String(i).padStart(9, "0")}\n`).join(""),
@@ -126,6 +126,22 @@ test("a read that began while the node was down is answered when it is back", as
   const { status, stderr } = await reader;
   expect({ status, stderr }).toEqual({ status: 0, stderr: "" });
   await mount.unmount();
+});
+
+test("a large file that is being written while the node is killed twice is whole", async () => {
+  const mount = await TestMount.mount(node);
+  const source = "import hashlib, sys\nfor i in range(150): sys.stdout.buffer.write(hashlib.sha512(b'%d' % i).digest() * 16384)";
+  const writer = runOk("bash", ["-c", `python3 -c "$1" > large`, "bash", source], { cwd: mount.path });
+  for (let i = 0; i < 2; i++) {
+    await Bun.sleep(150);
+    await node.restart("SIGKILL");
+  }
+  await writer;
+  const expected = await runOk("bash", ["-c", `python3 -c "$1" | sha256sum`, "bash", source]);
+  await mount.unmount();
+  const elsewhere = await TestMount.mount(node);
+  expect(await runOk("bash", ["-c", "sha256sum < large"], { cwd: elsewhere.path })).toBe(expected);
+  await elsewhere.unmount();
 });
 
 test("kiseki serve --verify finds no damage after all this", async () => {
