@@ -20,3 +20,24 @@ export const SOAK_S = integer("KISEKI_TEST_SOAK_S", 30);
 export function howToRepeat(file: string): string {
   return `repeat with KISEKI_TEST_SEED=${SEED} scripts/test ${file}`;
 }
+
+/** Random choices that a seed repeats (mulberry32). */
+export class Chance {
+  #state: number;
+
+  constructor(seed: number) {
+    this.#state = seed >>> 0;
+  }
+
+  /** An integer from 0 to `limit` - 1. */
+  below(limit: number): number {
+    this.#state = (this.#state + 0x6d2b79f5) >>> 0;
+    let t = Math.imul(this.#state ^ (this.#state >>> 15), this.#state | 1);
+    t ^= t + Math.imul(t ^ (t >>> 7), t | 61);
+    return ((t ^ (t >>> 14)) >>> 0) % limit;
+  }
+
+  pick<T>(from: readonly T[]): T {
+    return from[this.below(from.length)] as T;
+  }
+}
