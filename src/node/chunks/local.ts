@@ -3,11 +3,10 @@
  *
  *     magic:4 "kchk"   crc32:4 of the sealed chunk (big-endian)
  *
- * The node can't open a chunk, so the trailer is how it knows its own disk's mistakes. Written aside, fsynced, renamed, the folder
- * fsynced: a chunk is whole or not there.
+ * The node can't open a chunk, so the trailer is how it knows its own disk's mistakes. A chunk is whole or not there: chunk-writer.ts.
  */
 import { existsSync, mkdirSync, readdirSync, rmSync, statfsSync, statSync } from "node:fs";
-import { open, readdir, rename, stat, unlink, utimes } from "node:fs/promises";
+import { readdir, stat, unlink, utimes } from "node:fs/promises";
 import { join } from "node:path";
 import { NodeError } from "../../protocol/errors.ts";
 import { CHUNK_HEADER_BYTES, CHUNK_ID_BYTES, MIB, SEALED_CHUNK_MAX_BYTES, TAG_BYTES } from "../../protocol/limits.ts";
@@ -16,6 +15,7 @@ import type { MaybePromise } from "../engines/engine.ts";
 import { syncFolder } from "../engines/file-sync.ts";
 import { toNodeError } from "../engines/sqlite-errors.ts";
 import type { ChunkInfo, ChunkStore } from "./chunk-store.ts";
+import { ChunkWriter } from "./chunk-writer.ts";
 import { OpenFiles } from "./open-files.ts";
 
 const TRAILER_MAGIC = 0x6b63686b;
@@ -44,6 +44,7 @@ export class LocalChunkStore implements ChunkStore {
   readonly #root: string;
   readonly #aside: string;
   readonly #open = new OpenFiles();
+  readonly #writer = new ChunkWriter();
   readonly #known = new Set<string>();
   /** Ids whose file failed its checksum: the next put writes it anew. */
   readonly #damaged = new Set<string>();
@@ -154,27 +155,7 @@ export class LocalChunkStore implements ChunkStore {
     const trailer = Buffer.allocUnsafe(TRAILER_BYTES);
     trailer.writeUInt32BE(TRAILER_MAGIC, 0);
     trailer.writeUInt32BE(Bun.hash.crc32(body), 4);
-    const handle = await open(aside, "wx", 0o600);
-    try {
-      try {
-        for (const part of [body, trailer]) {
-          for (let done = 0; done < part.length; ) done += (await handle.write(part, done, part.length - done)).bytesWritten;
-        }
-        await handle.datasync();
-      } finally {
-        await handle.close();
-      }
-      await rename(aside, path);
-    } catch (error) {
-      await unlink(aside).catch(() => {});
-      throw error;
-    }
-    const folder = await open(join(path, ".."), "r");
-    try {
-      await folder.sync();
-    } finally {
-      await folder.close();
-    }
+    await this.#writer.write(aside, path, body, trailer);
   }
 
   async get(id: Uint8Array, offset: number, length: number): Promise<{ bytes: Uint8Array; totalBytes: number }> {
