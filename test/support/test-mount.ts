@@ -7,6 +7,8 @@ import type { TestNode } from "./test-node.ts";
 
 const MOUNT_PATIENCE_MS = 20_000;
 const MOUNT_POLL_MS = 10;
+/** To run the suites with other options: KISEKI_TEST_MOUNT_OPTIONS=writeback_cache. */
+const MORE_OPTIONS = process.env.KISEKI_TEST_MOUNT_OPTIONS === undefined ? [] : ["-o", process.env.KISEKI_TEST_MOUNT_OPTIONS];
 /** Unmounting writes out what is buffered. */
 const UNMOUNT_PATIENCE_MS = 60_000;
 
@@ -54,7 +56,8 @@ export class TestMount implements AsyncDisposable {
       credentials,
     ];
     const files = ["--cache-dir", join(folder, "cache"), "--log-file", logFile];
-    const child = Bun.spawn([KISEKI, "mount", path, ...where, ...files, "--foreground", ...(options.args ?? [])], {
+    const args = ["--foreground", ...(options.args ?? []), ...MORE_OPTIONS];
+    const child = Bun.spawn([KISEKI, "mount", path, ...where, ...files, ...args], {
       env: cleanEnvironment(options.env),
       stdio: ["ignore", out, out],
     });
