@@ -27,6 +27,8 @@ const LIST_INSTEAD_MISSES = 2;
 const LIST_PAGE_ENTRIES = 1_024;
 /** Entries that the folders of a namespace keep together (some 150 bytes each). */
 const FOLDER_ENTRIES_TOTAL_MAX = 262_144;
+/** How long a stat of the root waits for a node that is silent. */
+const ROOT_PATIENCE_MS = 1_000;
 /** Leases given up are told to the node in batches. */
 const LEASE_RELEASE_BATCH = 256;
 
@@ -115,8 +117,7 @@ export class Namespace {
   get(number: number): MaybePromise<Inode> {
     const inode = this.peek(number);
     if (inode !== undefined && (inode.isOrphan || this.isFresh(inode))) return inode;
-    // So that umount works while every node is down: the root is served as it was.
-    if (inode !== undefined && number === ROOT_INO && !this.#calls.connected) return inode;
+    if (inode !== undefined && number === ROOT_INO) return this.#rootOrStale(inode);
     return this.fetch(number);
   }
 
@@ -131,6 +132,21 @@ export class Namespace {
   getFolder(number: number): MaybePromise<Inode> {
     const inode = this.get(number);
     return inode instanceof Inode ? requireFolder(inode) : inode.then(requireFolder);
+  }
+
+  /** So that umount(8), which looks at the mountpoint, works while no node answers: the root is then served as it was. */
+  async #rootOrStale(root: Inode): Promise<Inode> {
+    if (!this.#calls.connected) return root;
+    const { promise, resolve } = Promise.withResolvers<Inode>();
+    const timer = setTimeout(() => resolve(root), ROOT_PATIENCE_MS);
+    try {
+      return await Promise.race([this.fetch(ROOT_INO), promise]);
+    } catch (error) {
+      if (error instanceof FsError && error.code === "EIO") return root;
+      throw error;
+    } finally {
+      clearTimeout(timer);
+    }
   }
 
   /** Asks the node; several who ask for one inode at once share the answer. */
