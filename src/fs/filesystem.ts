@@ -33,6 +33,16 @@ const STATFS_BLOCK_BYTES = 4096;
 /** statfs answers are remembered this long: df and file managers ask in bursts. */
 const STATFS_TTL_MS = 1_000;
 const NAME_MAX_BYTES = 255;
+/** umount(8) asks first thing, and must not wait for a node that is not there: after this long the last answer counts. */
+const STATFS_PATIENCE_MS = 2_000;
+const STATFS_UNKNOWN: StatFs = {
+  blockSize: STATFS_BLOCK_BYTES,
+  totalBlocks: 0,
+  freeBlocks: 0,
+  totalFiles: 0,
+  freeFiles: 0,
+  nameMax: NAME_MAX_BYTES,
+};
 const RENAME_FLAGS_KNOWN = RenameFlag.NOREPLACE | RenameFlag.EXCHANGE;
 const EMPTY_READ: ReadResult = { pieces: [] };
 
@@ -328,8 +338,14 @@ export class Filesystem implements Vfs {
     const known = this.#statfs;
     if (known !== null && performance.now() - known.atMs < STATFS_TTL_MS) return known.result;
     const volume = this.#isRoot(ino) ? this.#root?.anyVolume() : this.#volume(ino);
-    if (volume === undefined)
-      return { blockSize: STATFS_BLOCK_BYTES, totalBlocks: 0, freeBlocks: 0, totalFiles: 0, freeFiles: 0, nameMax: NAME_MAX_BYTES };
+    if (volume === undefined) return STATFS_UNKNOWN;
+    const asked = this.#askStatfs(volume);
+    // When it fails after all, nobody waits for it any more.
+    asked.catch(() => {});
+    return await Promise.race([asked, Bun.sleep(STATFS_PATIENCE_MS).then(() => known?.result ?? STATFS_UNKNOWN)]);
+  }
+
+  async #askStatfs(volume: Volume): Promise<StatFs> {
     const { totalBytes, freeBytes, inodes } = await volume.namespace.shard.statfs();
     const freeBlocks = Math.floor(freeBytes / STATFS_BLOCK_BYTES);
     // Inodes take what space there is: as many are free as 4 KiB blocks.
