@@ -2,7 +2,7 @@
 import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
 import { chmodSync, chownSync, copyFileSync, mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { cleanUp, KISEKI, type RunResult, run, TestNode, tempFolder } from "./support/harness.ts";
+import { cleanUp, KISEKI, run, TestNode, tempFolder } from "./support/harness.ts";
 
 setDefaultTimeout(60_000);
 
@@ -38,7 +38,7 @@ interface Surroundings {
  * Runs a script as an ordinary user, in a mount and pid namespace of its own (all of it ends with the script): /mnt is the test's folder,
  * /dev/fuse and /etc/fuse.conf are as on Debian. In the script, kiseki_mount mounts /mnt/mnt.
  */
-async function asUser(script: string, { deviceMode = "666", fuseConf = "" }: Surroundings = {}): Promise<RunResult> {
+async function asUser(script: string, { deviceMode = "666", fuseConf = "" }: Surroundings = {}): ReturnType<typeof run> {
   writeFileSync(join(folder, "fuse.conf"), fuseConf);
   writeFileSync(
     join(folder, "script"),
