@@ -15,6 +15,8 @@ export const OPERATIONS = integer("KISEKI_TEST_OPS", 20_000);
 export const SEED = integer("KISEKI_TEST_SEED", Math.floor(Math.random() * 2 ** 31));
 /** How long the two-mount soak takes, in seconds. */
 export const SOAK_S = integer("KISEKI_TEST_SOAK_S", 30);
+/** How often the crash test kills somebody. */
+export const CRASHES = integer("KISEKI_TEST_CRASHES", 9);
 
 /** What a failing test prints first. */
 export function howToRepeat(file: string): string {
