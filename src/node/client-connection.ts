@@ -186,10 +186,12 @@ export class ClientConnection implements FrameHandler {
       },
 
       chunkPut: async ({ id }, body) => ({ answer: await this.#tenant.chunks.put(id, body) }),
-      chunkGet: async ({ id, offset, length }) => {
-        const { bytes, totalBytes } = await this.#tenant.chunks.get(id, offset, length);
-        return { answer: { totalBytes }, body: [bytes] };
-      },
+      chunkGet: ({ id, offset, length }) =>
+        then(this.#tenant.chunks.get(id, offset, length), ({ bytes, totalBytes, release }) => ({
+          answer: { totalBytes },
+          body: [bytes],
+          ...(release === undefined ? {} : { onTaken: release }),
+        })),
     };
   }
 }

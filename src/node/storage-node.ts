@@ -135,6 +135,7 @@ export class StorageNode implements NodeServices {
     const frames: FrameSession = serveFrames(
       connection,
       {
+        reuseBodies: true,
         handle: (op, request, body, requestId) => handler.handle(op, request, body, requestId),
         onClose: (reason) => {
           this.#connections.delete(frames);

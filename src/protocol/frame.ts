@@ -42,7 +42,7 @@ export interface FrameDecoderOptions {
   readonly side: "node" | "client";
   readonly onFrame: (frame: Frame) => void;
   /**
-   * Where the body of an answer goes: memory of at least `length` bytes, which the body then fills from its start; null for new
+   * Where a body goes: memory of at least `length` bytes, which the body then fills from its start; null for new
    * memory; "discard" when nobody waits for it: the frame is then passed over without onFrame.
    */
   readonly bodyTarget?: (requestId: number, length: number) => Uint8Array | null | "discard";
@@ -172,7 +172,7 @@ export class FrameDecoder {
 
   #startBody(): void {
     const length = this.#bodyBytes;
-    const target = this.#answer && this.#bodyTarget !== undefined ? this.#bodyTarget(this.#requestId, length) : null;
+    const target = this.#bodyTarget === undefined ? null : this.#bodyTarget(this.#requestId, length);
     if (target === "discard") this.#discard = true;
     // allocUnsafeSlow: every byte is written before anyone sees it, and zeroing 4 MiB first costs as much as receiving it.
     else if (target === null) this.#body = Buffer.allocUnsafeSlow(length);

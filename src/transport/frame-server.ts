@@ -7,6 +7,7 @@ import { NodeError, ProtocolError, TransportError } from "../protocol/errors.ts"
 import { type Frame, FrameDecoder, REQUEST_ID_MAX } from "../protocol/frame.ts";
 import { CHUNK_MAX_BYTES, IN_FLIGHT_MAX } from "../protocol/limits.ts";
 import type { AnswerOf, OpName, RequestOf } from "../protocol/messages.ts";
+import { giveBuffer, takeBuffer } from "./buffer-pool.ts";
 import type { Connection } from "./transport.ts";
 
 export type MaybePromise<T> = T | Promise<T>;
@@ -16,8 +17,10 @@ export type ClientOpName = Exclude<OpName, "recall">;
 
 export interface Reply<O extends OpName> {
   answer: AnswerOf<O>;
-  /** Raw part of the frame, sent without a copy: must not change afterwards. */
+  /** Raw part of the frame, sent without a copy: must not change before onTaken. */
   body?: Uint8Array[];
+  /** The body's memory is the handler's again. */
+  onTaken?: () => void;
 }
 
 /** One handler an operation; see FrameHandler.handle for what the arguments mean. */
@@ -28,10 +31,12 @@ export type HandlerTable = {
 export interface FrameHandler {
   /**
    * Answers one request. `request` is checked (types, lengths, limits) and owned by the handler, `body` likewise (empty when the
-   * frame has none; only chunkPut may bring one). Throw (or reject with) NodeError to refuse; anything else is logged and sent as
+   * frame has none; only chunkPut may bring one), unless reuseBodies says otherwise. Throw (or reject with) NodeError to refuse; anything else is logged and sent as
    * "io". With a table: `handle: (op, request, body, id) => table[op](request, body, id)`.
    */
   handle<O extends ClientOpName>(op: O, request: RequestOf<O>, body: Uint8Array, requestId: number): MaybePromise<Reply<O>>;
+  /** The handler is done with a body when its answer has settled: the memory is used again. */
+  readonly reuseBodies?: boolean;
   /** Once, when the connection is gone; handlers still running may finish, their answers go nowhere. */
   onClose?(reason: string): void;
 }
@@ -91,7 +96,11 @@ class FrameServer implements FrameSession {
     this.connection = connection;
     this.#handler = handler;
     this.#logger = logger;
-    this.#decoder = new FrameDecoder({ side: "node", onFrame: (frame) => this.#received(frame) });
+    this.#decoder = new FrameDecoder({
+      side: "node",
+      onFrame: (frame) => this.#received(frame),
+      bodyTarget: (_requestId, length) => (handler.reuseBodies === true ? takeBuffer(length) : null),
+    });
     connection.onData = (bytes) => this.#push(bytes);
     connection.onClose = (reason) => this.#onClose(reason);
   }
@@ -192,24 +201,26 @@ class FrameServer implements FrameSession {
     try {
       result = this.#handler.handle(op, request, frame.body, frame.requestId);
     } catch (error) {
-      this.#finish(op, frame.requestId, costBytes, null, error);
+      this.#finish(frame, costBytes, null, error);
       return;
     }
     if (result instanceof Promise) {
       result.then(
-        (reply) => this.#finish(op, frame.requestId, costBytes, reply, null),
-        (error: unknown) => this.#finish(op, frame.requestId, costBytes, null, error),
+        (reply) => this.#finish(frame, costBytes, reply, null),
+        (error: unknown) => this.#finish(frame, costBytes, null, error),
       );
     } else {
-      this.#finish(op, frame.requestId, costBytes, result, null);
+      this.#finish(frame, costBytes, result, null);
     }
   }
 
-  #finish(op: ClientOpName, requestId: number, costBytes: number, reply: Reply<ClientOpName> | null, error: unknown): void {
+  #finish(frame: Frame, costBytes: number, reply: Reply<ClientOpName> | null, error: unknown): void {
+    if (this.#handler.reuseBodies === true) giveBuffer(frame.body);
     this.#inFlight--;
     this.#bodiesBytes -= costBytes;
     if (!this.#closed) {
-      const room = this.connection.send(this.#encodeReply(op, requestId, reply, error));
+      const parts = this.#encodeReply(frame.op as ClientOpName, frame.requestId, reply, error);
+      const room = this.connection.send(parts, reply?.onTaken);
       if (room !== undefined && !this.#congested) {
         this.#congested = true;
         this.#setPaused(true);
@@ -219,6 +230,8 @@ class FrameServer implements FrameSession {
         });
       }
       if (this.#paused) this.#startWaiting();
+    } else {
+      reply?.onTaken?.();
     }
     if (this.#draining !== null && this.#inFlight === 0) this.#draining.resolve();
   }

@@ -31,6 +31,8 @@ export class TlsConnection implements Connection {
   #headOffset = 0;
   #acceptedBytes = 0;
   #writtenBytes = 0;
+  /** Who waits for the bytes up to a position to be copied out, in order. */
+  #takers: { position: number; onTaken: () => void }[] = [];
   #flushScheduled = false;
   /** The socket is full: drained() goes on. */
   #full = false;
@@ -59,13 +61,17 @@ export class TlsConnection implements Connection {
     return this.#writtenBytes;
   }
 
-  send(parts: readonly Uint8Array[]): Promise<void> | undefined {
-    if (this.#closed || this.#closing !== null) return undefined;
+  send(parts: readonly Uint8Array[], onTaken?: () => void): Promise<void> | undefined {
+    if (this.#closed || this.#closing !== null) {
+      onTaken?.();
+      return undefined;
+    }
     for (const part of parts) {
       if (part.length === 0) continue;
       this.#queue.push(part);
       this.#acceptedBytes += part.length;
     }
+    if (onTaken !== undefined) this.#takers.push({ position: this.#acceptedBytes, onTaken });
     // What the running callback still sends goes out in the same write; a lone request waits for nothing but its own call to return.
     if (!this.#flushScheduled && !this.#full) {
       this.#flushScheduled = true;
@@ -116,6 +122,8 @@ export class TlsConnection implements Connection {
     if (this.#closed) return;
     this.#closed = true;
     this.#queue = [];
+    for (const { onTaken } of this.#takers) onTaken();
+    this.#takers = [];
     if (this.#stallTimer !== null) clearTimeout(this.#stallTimer);
     if (this.#closeTimer !== null) clearTimeout(this.#closeTimer);
     this.#room?.resolve();
@@ -130,6 +138,7 @@ export class TlsConnection implements Connection {
     this.#flushScheduled = false;
     while (!this.#closed && !this.#full && this.#head < this.#queue.length) this.#writeSome();
     if (this.#closed) return;
+    while (this.#takers.length > 0 && (this.#takers[0]?.position ?? 0) <= this.#writtenBytes) this.#takers.shift()?.onTaken();
     if (this.#head === this.#queue.length) {
       this.#queue = [];
       this.#head = 0;

@@ -34,9 +34,10 @@ export interface Connection {
    * Sends the parts in order, after everything sent before. The transport may keep the parts until they are written: do not
    * change them before the returned Promise resolves or an answer has come. Returns undefined while the queue is short; else a
    * Promise that resolves when there is room again (also when the connection closes): wait for it before sending more.
-   * Sending on a closed connection does nothing.
+   * Sending on a closed connection does nothing. `onTaken` is called once, when the parts have been copied out or dropped: their memory
+   * may be changed then.
    */
-  send(parts: readonly Uint8Array[]): Promise<void> | undefined;
+  send(parts: readonly Uint8Array[], onTaken?: () => void): Promise<void> | undefined;
   /** Stops onData; the peer is slowed down by the full socket. Bytes already received may still come. */
   pause(): void;
   resume(): void;

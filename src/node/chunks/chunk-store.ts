@@ -10,6 +10,13 @@ export interface ChunkInfo {
   touchedMs: number;
 }
 
+export interface ChunkPart {
+  bytes: Uint8Array;
+  totalBytes: number;
+  /** To be called, once, when nobody uses `bytes` any more; who does not, leaves them to the collector. */
+  release?: () => void;
+}
+
 export interface ChunkStore {
   /**
    * Resolves when the chunk survives power loss. One that is there already is not written again, but counts as just put.
@@ -17,7 +24,7 @@ export interface ChunkStore {
    */
   put(id: Uint8Array, body: Uint8Array): Promise<{ existed: boolean }>;
   /** `length` bytes from `offset`, fewer at the end. A read of the whole chunk is checked: "damaged" when its bytes have changed. */
-  get(id: Uint8Array, offset: number, length: number): Promise<{ bytes: Uint8Array; totalBytes: number }>;
+  get(id: Uint8Array, offset: number, length: number): MaybePromise<ChunkPart>;
   exists(id: Uint8Array): MaybePromise<boolean>;
   /**
    * Deletes, unless `keep` (told when the chunk was last put) says otherwise. From before it is asked until the chunk is gone or kept,
