@@ -3,11 +3,11 @@
  *
  * The bytes go past the page cache (O_DIRECT, open(2)) where the filesystem and the buffer allow it: putting 4 MiB into fresh pages and
  * writing those back took 6 to 10 ms of CPU and 250 MiB/s with eight files at a time, directly 0.5 ms and 1,500 MiB/s; whoever has put
- * a chunk keeps it in its own cache. Calls that only touch metadata in memory are synchronous: 10 to 20 us against 50 through the
- * thread pool, and some that are not, such as open and rename, hold the loop as briefly.
+ * a chunk keeps it in its own cache. What changes a folder or an inode goes through the thread pool: while a journal commit of the
+ * filesystem runs (every fsync asks for one), such a call can wait for tens of milliseconds.
  */
 import { ptr } from "bun:ffi";
-import { closeSync, constants, fdatasync, ftruncateSync, openSync, renameSync, unlinkSync, write, writev } from "node:fs";
+import { closeSync, constants, fdatasync, ftruncate, open, openSync, rename, unlink, write, writev } from "node:fs";
 import { dirname } from "node:path";
 import { FileSync } from "../engines/file-sync.ts";
 
@@ -37,13 +37,10 @@ export class ChunkWriter {
   async write(aside: string, path: string, body: Uint8Array, trailer: Uint8Array): Promise<void> {
     try {
       await this.#writeFile(aside, body, trailer);
-      renameSync(aside, path);
+      await done((callback) => rename(aside, path, callback));
     } catch (error) {
-      try {
-        unlinkSync(aside);
-      } catch {
-        // It was not made, or goes with the next start.
-      }
+      // It was not made, or goes with the next start.
+      await done((callback) => unlink(aside, callback)).catch(() => {});
       throw error;
     }
     await this.#syncFolder(dirname(path));
@@ -59,11 +56,11 @@ export class ChunkWriter {
         this.#direct = false;
       }
     }
-    const fd = openSync(aside, constants.O_WRONLY | constants.O_CREAT | constants.O_TRUNC, 0o600);
+    const fd = await openNew(aside, 0);
     try {
       await writeAll(fd, body, 0);
       await writeAll(fd, trailer, body.length);
-      await syncData(fd);
+      await done((callback) => fdatasync(fd, callback));
     } finally {
       closeSync(fd);
     }
@@ -78,18 +75,17 @@ export class ChunkWriter {
     const tail = memory.subarray(0, tailBytes).fill(0);
     tail.set(rest, 0);
     tail.set(trailer, rest.length);
-    const flags = constants.O_WRONLY | constants.O_CREAT | constants.O_TRUNC | constants.O_DIRECT;
-    const fd = openSync(aside, flags, 0o600);
+    const fd = await openNew(aside, constants.O_DIRECT);
     try {
       const written = await writeBoth(fd, body.subarray(0, wholeBytes), tail);
       // A short direct write ends at a block: go on from there.
       if (written < wholeBytes) await writeAll(fd, body.subarray(written, wholeBytes), written);
       if (written < wholeBytes + tailBytes) {
-        const done = Math.max(0, written - wholeBytes);
-        await writeAll(fd, tail.subarray(done), wholeBytes + done);
+        const inTail = Math.max(0, written - wholeBytes);
+        await writeAll(fd, tail.subarray(inTail), wholeBytes + inTail);
       }
-      ftruncateSync(fd, body.length + trailer.length);
-      await syncData(fd);
+      await done((callback) => ftruncate(fd, body.length + trailer.length, callback));
+      await done((callback) => fdatasync(fd, callback));
     } finally {
       closeSync(fd);
     }
@@ -136,8 +132,17 @@ function writeBoth(fd: number, first: Uint8Array, second: Uint8Array): Promise<n
   });
 }
 
-function syncData(fd: number): Promise<void> {
+function openNew(path: string, flags: number): Promise<number> {
   return new Promise((resolve, reject) => {
-    fdatasync(fd, (error) => (error ? reject(error) : resolve()));
+    open(path, constants.O_WRONLY | constants.O_CREAT | constants.O_TRUNC | flags, 0o600, (error, fd) =>
+      error ? reject(error) : resolve(fd),
+    );
+  });
+}
+
+/** A call that has no result. */
+function done(start: (callback: (error: Error | null) => void) => void): Promise<void> {
+  return new Promise((resolve, reject) => {
+    start((error) => (error ? reject(error) : resolve()));
   });
 }
