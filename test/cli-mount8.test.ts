@@ -53,6 +53,20 @@ test("ro: mounts read only", async () => {
   await runOk("umount", [path]);
 });
 
+test("suid and dev, as defaults implies them: root's device nodes work; without them a mount is nosuid,nodev", async () => {
+  const path = mountpoint();
+  const source = `${node.addr}/t`;
+  await runOk("mount", ["-t", "kiseki", source, path, "-o", options("defaults")]);
+  expect(mountinfo(path)).not.toMatch(/nosuid|nodev/);
+  await runOk("mknod", [join(path, "zero"), "c", "1", "5"]);
+  expect(await runOk("bash", ["-c", "head -c 3 zero | tr '\\0' x"], { cwd: path })).toBe("xxx");
+  await runOk("umount", [path]);
+  await runOk("mount", ["-t", "kiseki", source, path, "-o", options()]);
+  expect(mountinfo(path)).toMatch(/nosuid,nodev/);
+  expect((await run("head", ["-c", "3", join(path, "zero")])).status).not.toBe(0);
+  await runOk("umount", [path]);
+});
+
 test("a line of fstab, with the words that only mount and systemd read", async () => {
   const path = mountpoint();
   const fstab = join(folder, "fstab");

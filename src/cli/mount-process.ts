@@ -17,6 +17,9 @@ export interface MountJob {
   readonly onReady: () => void;
 }
 
+/** fusermount3 refuses these; a user's mount is nosuid,nodev whatever fstab says. */
+const ROOT_ONLY_FLAGS = ["dev", "suid"];
+
 /** What mount and df show as the source, in the form that mount(8) takes: node:9100/tenant/namespace. */
 function sourceOf(config: MountConfig, tenant: string): string {
   const namespaces = config.namespaces === "all" ? "all" : config.namespaces.join(",");
@@ -55,7 +58,7 @@ export async function mountMain(job: MountJob): Promise<void> {
       allowOther: config.allowOther,
       nonEmpty: config.nonEmpty,
       writebackCache: config.writebackCache,
-      generic: config.kernelFlags,
+      generic: config.kernelFlags.filter((flag) => process.geteuid?.() === 0 || !ROOT_ONLY_FLAGS.includes(flag)),
       log,
       stop: job.stop,
       onReady: ({ mountpoint, kernelCache }) => {

@@ -16,13 +16,13 @@ test("the words of mount(8) and fstab are taken", () => {
   const words = "defaults,_netdev,nofail,noauto,nouser,x-systemd.automount,x-gvfs-show,relatime,async,comment=hello";
   expect(parseMountWords([words])).toEqual({
     given: [{ name: "ro", text: "false", source: "-o rw" }],
-    kernelFlags: [],
+    kernelFlags: ["suid", "dev"],
   });
   expect(parseMountWords(["nodev,nosuid,noexec,noatime"]).kernelFlags.toSorted()).toEqual(["noatime", "nodev", "noexec", "nosuid"]);
 });
 
 test("the later of two contrary words counts", () => {
-  expect(parseMountWords(["nodev,dev,suid,nosuid"]).kernelFlags).toEqual(["nosuid"]);
+  expect(parseMountWords(["nodev,dev,suid,nosuid"]).kernelFlags).toEqual(["dev", "nosuid"]);
   expect(texts("ro,rw").at(-1)).toBe("ro=false");
 });
 

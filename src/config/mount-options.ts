@@ -105,9 +105,10 @@ export interface MountWords {
 
 /** Words of mount(8) for the kernel: of those about the same thing the last one counts. */
 const KERNEL_WORDS = new Map<string, { readonly about: string; readonly flag: string | null }>([
-  ["dev", { about: "dev", flag: null }],
+  // libfuse starts from nosuid,nodev, and takes these words from root only: see generic in mount-process.ts.
+  ["dev", { about: "dev", flag: "dev" }],
   ["nodev", { about: "dev", flag: "nodev" }],
-  ["suid", { about: "suid", flag: null }],
+  ["suid", { about: "suid", flag: "suid" }],
   ["nosuid", { about: "suid", flag: "nosuid" }],
   ["exec", { about: "exec", flag: null }],
   ["noexec", { about: "exec", flag: "noexec" }],
