@@ -63,10 +63,11 @@ export class ContentStore {
     return segment.upload;
   }
 
-  /** Resolves when one of the running uploads is done or has failed; false: none was running. */
+  /** Resolves when one of the running uploads is done, throws when it has failed; false: none was running. */
   async uploadDone(): Promise<boolean> {
     if (this.#uploads.size === 0) return false;
-    await Promise.race(this.#uploads).catch(() => undefined);
+    // A failure came at the request's deadline: who waits for room must not wait for another one.
+    await Promise.race(this.#uploads);
     return true;
   }
 
