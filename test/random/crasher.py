@@ -1,4 +1,5 @@
 """Works on a mount until it fails, and keeps a journal, on a local disk, of what the mount acknowledged; and checks a mount against it."""
+import errno
 import json
 import os
 import random
@@ -112,6 +113,37 @@ def do_work(root, who, journal, seed, first, seconds):
     finally:
         os.chdir("/")
     return {"next": number, "error": None}
+
+
+def do_write_large(path, seed, mib, chunk_mib):
+    """Writes random bytes and fsyncs at the end; the first call that failed, with its errno's name, or null."""
+    chance = random.Random(seed)
+    step = "open"
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
+        try:
+            for _ in range(0, mib, chunk_mib):
+                step = "write"
+                data = chance.randbytes(chunk_mib << 20)
+                if os.write(fd, data) != len(data):
+                    return "short write"
+            step = "fsync"
+            os.fsync(fd)
+            step = "close"
+        finally:
+            os.close(fd)
+    except OSError as error:
+        return f"{step} {errno.errorcode.get(error.errno, error.errno)}"
+    return None
+
+
+def do_check_large(path, seed, mib, chunk_mib):
+    chance = random.Random(seed)
+    with open(path, "rb") as file:
+        for at in range(0, mib, chunk_mib):
+            if file.read(chunk_mib << 20) != chance.randbytes(chunk_mib << 20):
+                return f"wrong bytes in MiB {at} to {at + chunk_mib}"
+        return None if file.read(1) == b"" else "too long"
 
 
 def do_verify(root, who, journal):
