@@ -1,20 +1,22 @@
 /**
  * One applied delta as bytes, little-endian; numbers of up to 53 bits are doubles:
  *
- *     0   u32  magic "kjnl"
- *     4   u32  length of the payload
- *     8   u32  CRC32 of the payload, begun with its length
- *     12       payload: seq, previous seq, synced seq, time, delta id, answeredBelow (f64 each), session:16,
+ *     0        mark:8, random, one for each journal
+ *     8   u32  length of the payload
+ *     12  u32  CRC32 of the payload, begun with its length
+ *     16       payload: seq, previous seq, synced seq, time, delta id, answeredBelow (f64 each), session:16,
  *              then prefixes, deletes, puts and bumps, each list with its length (u32) in front
+ *
+ * The mark finds entries among others that are older or torn. It is random so that no client can put something into a value that
+ * looks like an entry.
  *
  * An entry says what was done, not what was asked: there are no checks in it, and the time that was read from a clock is.
  */
 import { CHUNK_ID_BYTES, SESSION_ID_BYTES } from "../../protocol/limits.ts";
 import type { Delta } from "../../protocol/messages.ts";
 
-const MAGIC = 0x6c6e6a6b;
-const MAGIC_BYTES = Buffer.from("kjnl", "latin1");
-const HEADER_BYTES = 12;
+export const MARK_BYTES = 8;
+const HEADER_BYTES = MARK_BYTES + 8;
 const NUMBER_BYTES = 8;
 /** Header, six numbers, session, four list lengths. */
 const FIXED_BYTES = HEADER_BYTES + 6 * NUMBER_BYTES + SESSION_ID_BYTES + 4 * 4;
@@ -50,8 +52,14 @@ export function entryBytes(delta: DeltaEffects): number {
 
 /** Collects the entries of one append. */
 export class EntryWriter {
+  readonly #mark: Uint8Array;
   #buffer = Buffer.allocUnsafeSlow(BUFFER_MIN_BYTES);
   #at = 0;
+
+  /** `mark`: MARK_BYTES. */
+  constructor(mark: Uint8Array) {
+    this.#mark = mark;
+  }
 
   /** What was added since the last clear(); valid until the next add(). */
   get bytes(): Buffer {
@@ -93,9 +101,9 @@ export class EntryWriter {
       this.#number(mtimeNsec);
     }
     if (this.#at !== start + length) throw new Error(`journal entry of ${this.#at - start} bytes, expected ${length}`);
-    buffer.writeUInt32LE(MAGIC, start);
-    buffer.writeUInt32LE(length - HEADER_BYTES, start + 4);
-    buffer.writeUInt32LE(checksum(buffer.subarray(start + HEADER_BYTES, this.#at)), start + 8);
+    buffer.set(this.#mark, start);
+    buffer.writeUInt32LE(length - HEADER_BYTES, start + MARK_BYTES);
+    buffer.writeUInt32LE(checksum(buffer.subarray(start + HEADER_BYTES, this.#at)), start + MARK_BYTES + 4);
   }
 
   #reserve(length: number): void {
@@ -128,23 +136,20 @@ function checksum(payload: Uint8Array): number {
 }
 
 /** The entry at `at` and where it ends; null where there is no whole one. Byte strings share the memory of `file`. */
-export function readEntry(file: Buffer, at: number): { entry: JournalEntry; end: number } | null {
-  if (at + FIXED_BYTES > file.length || file.readUInt32LE(at) !== MAGIC) return null;
-  const end = at + HEADER_BYTES + file.readUInt32LE(at + 4);
+export function readEntry(file: Buffer, at: number, mark: Uint8Array): { entry: JournalEntry; end: number } | null {
+  if (at + FIXED_BYTES > file.length || file.compare(mark, 0, MARK_BYTES, at, at + MARK_BYTES) !== 0) return null;
+  const end = at + HEADER_BYTES + file.readUInt32LE(at + MARK_BYTES);
   if (end > file.length || end < at + FIXED_BYTES) return null;
-  if (checksum(file.subarray(at + HEADER_BYTES, end)) !== file.readUInt32LE(at + 8)) return null;
+  if (checksum(file.subarray(at + HEADER_BYTES, end)) !== file.readUInt32LE(at + MARK_BYTES + 4)) return null;
   return { entry: new EntryReader(file, at + HEADER_BYTES, end).read(), end };
 }
 
 /** Every whole entry in the file, wherever it begins. */
-export function* findEntries(file: Buffer): Generator<JournalEntry> {
-  for (let at = file.indexOf(MAGIC_BYTES); at >= 0; ) {
-    const found = readEntry(file, at);
+export function* findEntries(file: Buffer, mark: Uint8Array): Generator<JournalEntry> {
+  for (let at = file.indexOf(mark); at >= 0; ) {
+    const found = readEntry(file, at, mark);
     if (found !== null) yield found.entry;
-    at =
-      found !== null && found.end < file.length && file.readUInt8(found.end) === MAGIC_BYTES[0]
-        ? found.end
-        : file.indexOf(MAGIC_BYTES, found?.end ?? at + 1);
+    at = file.indexOf(mark, found?.end ?? at + 1);
   }
 }
 

@@ -11,21 +11,21 @@
  * that a file already has costs half of one after an append, and needs no room on the disk. So behind the last entry there are old
  * ones. They cannot be taken for new ones: each names its predecessor, and no sequence number is used twice.
  *
- * Where the chain ends there is a torn entry, an old one, or nothing: nothing of what follows was promised. That is
- * certain, and checked: every entry says how far the journal was known to be on disk, and where one says that a missing one was, the disk
- * has lost what it had: "damaged".
+ * What is not in the chain was not promised: torn entries, and those written after one that a power failure has lost. That is
+ * checked: every entry says how far the journal was known to be on disk, and where one says so of what is missing, the disk has lost
+ * what it had: "damaged".
  */
 import { fdatasyncSync, fstatSync, ftruncateSync, openSync, readSync, writeSync } from "node:fs";
 import { NodeError } from "../../protocol/errors.ts";
 import { FileSync } from "./file-sync.ts";
-import { type EntryWriter, findEntries, type JournalEntry, readEntry } from "./journal-entry.ts";
+import { type EntryWriter, findEntries, type JournalEntry, MARK_BYTES } from "./journal-entry.ts";
 
 /** Files grow by zeros in steps of this many bytes. */
 const GROW_BYTES = 256 * 1024;
 /** A file above this size, after a huge delta, is cut back when it is used again. */
 const KEEP_BYTES = 8 * 1024 * 1024;
-/** An entry without its magic is none. */
-const ERASED_BYTES = 4;
+/** An entry without its mark is none. */
+const ERASED_BYTES = MARK_BYTES;
 
 class JournalFile {
   readonly path: string;
@@ -64,13 +64,15 @@ const zeros = new Uint8Array(GROW_BYTES);
 
 export class Journal {
   readonly #files: readonly [JournalFile, JournalFile];
+  readonly #mark: Uint8Array;
   #current: JournalFile;
   #syncedSeq = 0;
   /** Until the first clear() the files hold what an earlier process has left. */
   #inherited = true;
 
-  /** Opens or makes `<path>-0` and `<path>-1`. @throws the system's errors */
-  constructor(path: string) {
+  /** Opens or makes `<path>-0` and `<path>-1`, whose entries begin with `mark`. @throws the system's errors */
+  constructor(path: string, mark: Uint8Array) {
+    this.#mark = mark;
     const first = new JournalFile(`${path}-0`);
     this.#current = first;
     try {
@@ -187,22 +189,21 @@ export class Journal {
   entriesAfter(seq: number): JournalEntry[] {
     // Behind the present entries there may be some that were refused: they could not be written whole.
     const contents = this.#inherited ? this.#files.map((file) => file.read()) : [this.#current.read().subarray(0, this.#current.length)];
-    const firstSeq = (content: Buffer) => readEntry(content, 0)?.entry.seq ?? Number.POSITIVE_INFINITY;
+    const next = new Map<number, JournalEntry>();
+    let syncedSeq = 0;
+    for (const content of contents) {
+      for (const entry of findEntries(content, this.#mark)) {
+        next.set(entry.previousSeq, entry);
+        syncedSeq = Math.max(syncedSeq, entry.syncedSeq);
+      }
+    }
     const found: JournalEntry[] = [];
     let last = seq;
-    for (const content of contents.sort((a, b) => firstSeq(a) - firstSeq(b))) {
-      for (let next = readEntry(content, 0); next !== null; next = readEntry(content, next.end)) {
-        if (next.entry.seq <= last) continue;
-        if (next.entry.previousSeq !== last) break;
-        found.push(next.entry);
-        last = next.entry.seq;
-      }
+    for (let entry = next.get(last); entry !== undefined && entry.seq > last; entry = next.get(last)) {
+      found.push(entry);
+      last = entry.seq;
     }
-    for (const content of contents) {
-      for (const { syncedSeq } of findEntries(content)) {
-        if (syncedSeq > last) throw new NodeError("damaged", `the journal ends at delta ${last}, and ${syncedSeq} was on disk`);
-      }
-    }
+    if (syncedSeq > last) throw new NodeError("damaged", `the journal ends at delta ${last}, and ${syncedSeq} was on disk`);
     return found;
   }
 

@@ -11,6 +11,7 @@
  * anything is applied) or in a commit (after which everything is still in the journal).
  */
 import type { Database } from "bun:sqlite";
+import { randomInt } from "node:crypto";
 import { fdatasyncSync, openSync } from "node:fs";
 import { dirname } from "node:path";
 import { NodeError } from "../../protocol/errors.ts";
@@ -18,7 +19,7 @@ import { AppliedDeltas } from "./applied-deltas.ts";
 import type { CommitOutcome, CommitRequest } from "./engine.ts";
 import { FileSync, syncFolder } from "./file-sync.ts";
 import { Journal } from "./journal.ts";
-import { EntryWriter } from "./journal-entry.ts";
+import { EntryWriter, MARK_BYTES } from "./journal-entry.ts";
 import { DeltaApplier } from "./sqlite-apply.ts";
 import { closeDatabase, openShardDatabase, prepareStatements, type Statements } from "./sqlite-database.ts";
 import { toNodeError } from "./sqlite-errors.ts";
@@ -52,7 +53,7 @@ export class ShardWriter {
   readonly #applied: AppliedDeltas;
   readonly #applier: DeltaApplier;
   readonly #journal: Journal;
-  readonly #entries = new EntryWriter();
+  readonly #entries: EntryWriter;
   readonly #walPath: string;
   #walFile: FileSync | null = null;
 
@@ -97,7 +98,9 @@ export class ShardWriter {
       this.sql = statements;
       this.#applied = new AppliedDeltas(this.sql);
       this.#applier = new DeltaApplier(this.sql, this.#applied);
-      journal = new Journal(`${path}-journal`);
+      const mark = this.#journalMark();
+      this.#entries = new EntryWriter(mark);
+      journal = new Journal(`${path}-journal`, mark);
       this.#journal = journal;
       this.#committedSeq = this.meta("lastSeq");
       this.#committedInodes = this.meta("inodes");
@@ -129,6 +132,18 @@ export class ShardWriter {
 
   meta(name: string): number {
     return this.sql.getMeta.get(name)?.value ?? 0;
+  }
+
+  /** Made with the shard. Six of its bytes are random, so that they fit a number. */
+  #journalMark(): Uint8Array {
+    let random = this.meta("journalMark");
+    if (random === 0) {
+      random = randomInt(1, 2 ** 48 - 1);
+      this.sql.setMeta.run("journalMark", random);
+    }
+    const mark = Buffer.from("kj\0\0\0\0\0\0", "latin1");
+    mark.writeUIntBE(random, MARK_BYTES - 6, 6);
+    return mark;
   }
 
   /** To be called before anything is read. @throws NodeError */
