@@ -2,7 +2,7 @@
  * Runs the checks and every test file, each file in a bun process and a temporary folder of its own, one after the other: a file
  * that hangs, crashes or leaves a mount behind fails by itself and harms no other. See scripts/test for the arguments.
  */
-import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { chmodSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseJunit } from "./junit.ts";
@@ -78,6 +78,8 @@ function unmountBelow(folder: string): string[] {
 async function runFile(path: string): Promise<void> {
   const begin = performance.now();
   const folder = mkdtempSync(join(tmpdir(), "kiseki-test-"));
+  // Some tests become another user, who must get to their mounts.
+  chmodSync(folder, 0o755);
   const report = join(folder, "report.xml");
   const mark = `${MARK}=${folder}`;
   const child = Bun.spawn([process.execPath, "test", "--reporter=junit", `--reporter-outfile=${report}`, `./${path}`], {
