@@ -271,6 +271,15 @@ class Side:
                 return f"SEEK_HOLE from {data} gives {position} of {size}"
         return "consistent"
 
+    def op_put(self, path, flags, offset, length, seed):
+        """Opens, writes, and closes again."""
+        fd = os.open(path, flags, 0o644, dir_fd=self.root)
+        try:
+            os.pwrite(fd, pattern(seed, length), offset)
+        finally:
+            os.close(fd)
+        return self.op_stat(path)
+
     def op_fsync(self, slot):
         os.fsync(self.fd(slot))
 
@@ -297,6 +306,20 @@ class Side:
                     os.setegid(0)
         except OSError as error:
             return [errno.errorcode.get(error.errno, str(error.errno))]
+
+
+class Pair:
+    """Two mounts of one namespace as one side: each operation goes through the one that its `via` names."""
+
+    def __init__(self, roots):
+        self.sides = [Side(root, False) for root in roots]
+
+    def run(self, op):
+        return self.sides[op["via"]].run(op)
+
+    def close(self):
+        for side in self.sides:
+            side.close()
 
 
 def tree(root):
@@ -348,7 +371,7 @@ class Driver:
     def do_model(self, roots, ops, keep=False):
         """Runs ops in both roots, the second of them local; null, or the first that differed."""
         if not self.sides:
-            self.sides = [Side(root, i == 1) for i, root in enumerate(roots)]
+            self.sides = [Pair(root) if isinstance(root, list) else Side(root, i == 1) for i, root in enumerate(roots)]
         failure = None
         for i, op in enumerate(ops):
             begin = time.monotonic()

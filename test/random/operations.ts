@@ -6,6 +6,8 @@ export interface Operation {
   args: (string | number | null)[];
   /** The user that does it, when not root. */
   as?: number;
+  /** The mount that does it, where there are two. */
+  via?: number;
 }
 
 const OPEN = { RDONLY: 0, WRONLY: 1, RDWR: 2, CREAT: 0o100, EXCL: 0o200, TRUNC: 0o1000, APPEND: 0o2000, NOFOLLOW: 0o400000 };
@@ -51,11 +53,8 @@ function operation(kind: string, ...parts: Parts): fc.Arbitrary<Operation> {
   return fc.tuple(...parts).map((args) => ({ do: kind, args: args as Operation["args"] }));
 }
 
-const WEIGHTED: [number, fc.Arbitrary<Operation>][] = [
-  [6, operation("open", slot, anyPath, createFlags, fileMode)],
-  [6, operation("open", slot, anyPath, openFlags, fileMode)],
-  [2, operation("open", fc.constant(null), anyPath, openFlags, fileMode)],
-  [5, operation("close", slot)],
+/** Operations by path, with their weights. */
+const ON_PATHS: [number, fc.Arbitrary<Operation>][] = [
   [6, operation("mkdir", anyPath, folderMode)],
   [3, operation("rmdir", anyPath)],
   [4, operation("unlink", anyPath)],
@@ -67,12 +66,9 @@ const WEIGHTED: [number, fc.Arbitrary<Operation>][] = [
   [3, operation("readdir", fc.oneof(anyPath, fc.constant(".")))],
   [1, operation("access", anyPath, fc.integer({ min: 0, max: 7 }))],
   [3, operation("stat", anyPath)],
-  [2, operation("fstat", slot)],
   [3, operation("chmod", anyPath, someMode)],
-  [1, operation("fchmod", slot, someMode)],
   [2, operation("chown", anyPath, user, user).filter(({ args }) => args[1] !== -1 || args[2] !== -1)],
   [3, operation("utimens", anyPath, setTime, setTime)],
-  [1, operation("futimens", slot, setTime, setTime)],
   [
     2,
     operation(
@@ -87,23 +83,53 @@ const WEIGHTED: [number, fc.Arbitrary<Operation>][] = [
   [1, operation("getxattr", anyPath, fc.constantFrom(...XATTRS))],
   [1, operation("listxattr", anyPath)],
   [1, operation("removexattr", anyPath, fc.constantFrom(...XATTRS))],
+  [2, operation("truncate", anyPath, offset)],
+  [3, operation("content", anyPath)],
+];
+/** Operations of open files. */
+const ON_SLOTS: [number, fc.Arbitrary<Operation>][] = [
+  [6, operation("open", slot, anyPath, createFlags, fileMode)],
+  [6, operation("open", slot, anyPath, openFlags, fileMode)],
+  [2, operation("open", fc.constant(null), anyPath, openFlags, fileMode)],
+  [5, operation("close", slot)],
+  [2, operation("fstat", slot)],
+  [1, operation("fchmod", slot, someMode)],
+  [1, operation("futimens", slot, setTime, setTime)],
   [10, operation("pwrite", slot, offset, length, byteSeed)],
   [5, operation("pread", slot, offset, length)],
-  [2, operation("truncate", anyPath, offset)],
   [3, operation("ftruncate", slot, offset)],
   [3, operation("fallocate", slot, fc.constantFrom(...Object.values(FALLOCATE)), offset, length)],
   [2, operation("copy", slot, offset, slot, offset, length)],
   [1, operation("fsync", slot)],
-  [3, operation("content", anyPath)],
 ];
 
 /** One operation, now and then as somebody without privileges. */
 export const anyOperation: fc.Arbitrary<Operation> = fc
   .tuple(
-    fc.oneof(...WEIGHTED.map(([weight, arbitrary]) => ({ weight, arbitrary }))),
+    fc.oneof(...[...ON_PATHS, ...ON_SLOTS].map(([weight, arbitrary]) => ({ weight, arbitrary }))),
     fc.oneof({ weight: 6, arbitrary: fc.constant(0) }, { weight: 1, arbitrary: fc.constant(SOMEBODY) }),
   )
   .map(([what, as]) => (as === 0 ? what : { ...what, as }));
+
+/** What leaves nothing open, through either of two mounts: close() makes it visible to the other. */
+export const anyOperationOfTwo: fc.Arbitrary<Operation> = fc
+  .tuple(
+    fc.oneof(...ON_PATHS.map(([weight, arbitrary]) => ({ weight, arbitrary })), {
+      weight: 12,
+      arbitrary: operation(
+        "put",
+        anyPath,
+        fc
+          .constantFrom(OPEN.WRONLY, OPEN.RDWR, OPEN.WRONLY | OPEN.APPEND, OPEN.WRONLY | OPEN.TRUNC)
+          .map((flags) => flags | OPEN.CREAT | NONBLOCK),
+        offset,
+        length,
+        byteSeed,
+      ),
+    }),
+    fc.integer({ min: 0, max: 1 }),
+  )
+  .map(([what, via]) => ({ ...what, via }));
 
 const CREATE = OPEN.RDWR | OPEN.CREAT;
 /** What a sequence begins with, or with nothing. */
@@ -119,6 +145,9 @@ export const SETUP: Operation[] = [
 /** How a failing sequence is printed: a line an operation. */
 export function showOperations(operations: readonly Operation[]): string {
   return operations
-    .map(({ do: what, args, as }) => `  ${what}(${args.map((a) => JSON.stringify(a)).join(", ")})${as ? ` as ${as}` : ""}`)
+    .map(
+      ({ do: what, args, as, via }) =>
+        `  ${what}(${args.map((a) => JSON.stringify(a)).join(", ")})${as ? ` as ${as}` : ""}${via === undefined ? "" : ` via ${via}`}`,
+    )
     .join("\n");
 }
