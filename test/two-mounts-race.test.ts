@@ -143,7 +143,7 @@ async function raceWriters(blocks: number, length: number): Promise<void> {
 test(
   "writers of one file on both mounts keep each other's bytes",
   async () => {
-    for (const length of [100, 1000, 4096, 70_000]) await raceWriters(200, length);
+    for (const length of [100, 1000, 4096, 70_000]) await raceWriters(400, length);
   },
   TIMEOUT_MS,
 );

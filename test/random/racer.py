@@ -150,10 +150,17 @@ class Racer:
         numbers = list(range(mine, blocks, of))
         chance.shuffle(numbers)
         fd = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
+        reading = os.open(path, os.O_RDONLY)
+        written = []
         for number in numbers:
             data = block(who, number, length)
             if os.pwrite(fd, data, number * length) != length:
                 raise RuntimeError("short write")
+            written.append(number)
+            # What this mount acknowledged it shows, whatever the others do meanwhile.
+            own = chance.choice(written)
+            if os.pread(reading, length, own * length) != block(who, own, length):
+                raise RuntimeError(f"block {own} is not what {who} wrote on this mount")
             dice = chance.random()
             if dice < 0.03:
                 os.fsync(fd)
@@ -161,6 +168,7 @@ class Racer:
                 os.close(fd)
                 fd = os.open(path, os.O_WRONLY)
         os.close(fd)
+        os.close(reading)
         return len(numbers)
 
     def do_check_blocks(self, path, whos, blocks, length):
