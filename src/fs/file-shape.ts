@@ -251,7 +251,8 @@ export async function shareRange(
   targetOffset: Offset,
   length: number,
 ): Promise<{ length: number; inline: { offset: Offset; data: Uint8Array }[] }> {
-  const count = distance(sourceOffset, source.size, Math.min(length, COPY_MAX_BYTES));
+  // As stored: bytes that are being written meanwhile are not in its regions.
+  const count = distance(sourceOffset, source.stored.size, Math.min(length, COPY_MAX_BYTES));
   if (count === 0) return { length: 0, inline: [] };
   await loadRegions(namespace.shard, source, sourceOffset, count);
   const pieces: { position: Offset; length: number; source: StoredSource | null; offset: number }[] = [];
@@ -263,24 +264,28 @@ export async function shareRange(
       done += to - from;
     });
   }
+  // Inline bytes are written afterwards. Until then the target keeps what it has there, so that a crash leaves no zeros in their place.
+  const shared = pieces.filter((piece) => piece.source?.kind !== "inline");
+  const last = shared.at(-1);
   const changed = new Map<number, StoredMap>();
-  await changeInode(namespace, target, async () => {
-    changed.clear();
-    await loadRegions(namespace.shard, target, targetOffset, count);
-    for (const piece of pieces) layPiece(target, changed, piece);
-    let { allocated } = target.stored;
-    const puts: PlainPut[] = [];
-    for (const [region, map] of changed) {
-      allocated += map.coveredBytes - target.content.storedRegion(region).coveredBytes;
-      puts.push(regionPut(target.number, region, map));
-    }
-    const time = now();
-    const attributes = applyPending(target.stored, { mtime: time, ctime: time });
-    if (caller.killPriv === true) attributes.mode = withoutSetId(attributes.mode);
-    attributes.generation++;
-    attributes.size = maxOffset(attributes.size, addOffset(targetOffset, count));
-    return { attributes: { ...attributes, allocated }, puts };
-  });
+  if (last !== undefined)
+    await changeInode(namespace, target, async () => {
+      changed.clear();
+      await loadRegions(namespace.shard, target, targetOffset, count);
+      for (const piece of shared) layPiece(target, changed, piece);
+      let { allocated } = target.stored;
+      const puts: PlainPut[] = [];
+      for (const [region, map] of changed) {
+        allocated += map.coveredBytes - target.content.storedRegion(region).coveredBytes;
+        puts.push(regionPut(target.number, region, map));
+      }
+      const time = now();
+      const attributes = applyPending(target.stored, { mtime: time, ctime: time });
+      if (caller.killPriv === true) attributes.mode = withoutSetId(attributes.mode);
+      attributes.generation++;
+      attributes.size = maxOffset(attributes.size, addOffset(last.position, last.length));
+      return { attributes: { ...attributes, allocated }, puts };
+    });
   target.content.replaceStored(changed);
   const inline = pieces.flatMap(({ position, length: bytes, source: from, offset }) =>
     from?.kind === "inline" ? [{ offset: position, data: from.data.subarray(offset, offset + bytes) }] : [],
