@@ -14,21 +14,40 @@ const MAIN = join(import.meta.dir, "../main.ts");
 /** Deltas in flight at any time. */
 const WIDTH = 32;
 const START_WAIT_MS = 15_000;
+/** KISEKI_CRASH_ROUNDS: for a longer run. */
+const ROUNDS = Number(process.env.KISEKI_CRASH_ROUNDS ?? 5);
+const KILL_AFTER_MAX_MS = 1_500;
+const START_KILL_MAX_MS = 600;
+const TEST_TIMEOUT_MS = 60_000 + ROUNDS * 10_000;
 
 let folder: string;
 let dataDir: string;
+const spawned: Bun.Subprocess[] = [];
 beforeEach(() => {
   folder = mkdtempSync(join(tmpdir(), "kiseki-crash-"));
   dataDir = join(folder, "data");
 });
-afterEach(() => rmSync(folder, { recursive: true }));
+afterEach(async () => {
+  // Only a test that failed has left one.
+  for (const child of spawned.splice(0)) {
+    child.kill("SIGKILL");
+    await child.exited;
+  }
+  rmSync(folder, { recursive: true });
+});
 
-async function serve(listen: string) {
-  rmSync(join(dataDir, "listen"), { force: true });
+function spawnNode(listen: string) {
   const child = Bun.spawn([process.execPath, MAIN, "serve", "--data-dir", dataDir, "--listen", listen, "--log-level", "error"], {
     stdout: "pipe",
     stderr: "inherit",
   });
+  spawned.push(child);
+  return child;
+}
+
+async function serve(listen: string) {
+  rmSync(join(dataDir, "listen"), { force: true });
+  const child = spawnNode(listen);
   const deadline = performance.now() + START_WAIT_MS;
   while (!existsSync(join(dataDir, "listen"))) {
     if (child.exitCode !== null || performance.now() > deadline) throw new Error(`the node did not start (exit ${child.exitCode})`);
@@ -68,80 +87,91 @@ function chunkId(n: number): Uint8Array {
   return id;
 }
 
-test("acknowledged work survives, and what the client sends again is applied once", async () => {
-  let { child, address } = await serve("127.0.0.1:0");
-  const client = await makeClient(address);
-  const granted: number[] = [];
-  const acknowledged = new Set<number>();
-  let applied = 0;
-  let lastId = 0;
-  let stopped = false;
-  let inFlightAtKill = 0;
-  let inFlight = 0;
-  const bump: Bump = { ino: 1, links: 0, entries: 1, mtimeSec: 0, mtimeNsec: 0 };
+test(
+  "acknowledged work survives, and what the client sends again is applied once",
+  async () => {
+    let { child, address } = await serve("127.0.0.1:0");
+    const client = await makeClient(address);
+    const granted: number[] = [];
+    const acknowledged = new Set<number>();
+    let applied = 0;
+    let lastId = 0;
+    let stopped = false;
+    let inFlightAtKill = 0;
+    const inFlight = new Set<number>();
+    const bump: Bump = { ino: 1, links: 0, entries: 1, mtimeSec: 0, mtimeNsec: 0 };
 
-  const work = async (worker: number) => {
-    while (!stopped) {
-      const { first } = (await client.call("inoGrant", { ns: NS, count: 1 })).answer;
-      granted.push(first);
-      const id = ++lastId;
-      const chunks = worker % 8 === 0 ? [chunkId(first)] : [];
-      if (chunks.length > 0) await client.call("chunkPut", { id: chunkId(first) }, { body: [chunkBody(first)] });
-      const puts = [
-        { key: inodeKey(first), link: 0, chunks: [], value: new Uint8Array(200).fill(first & 0xff) },
-        { key: regionKey(first, 0), link: 0, chunks, value: new Uint8Array(50).fill(first & 0xff) },
-      ];
-      inFlight++;
-      const delta = makeDelta(id, { puts, bumps: [bump], durable: worker % 4 === 1 });
-      const { answer } = await client.call("commit", { ns: NS, delta });
-      inFlight--;
-      expect(answer.ok).toBeTrue();
-      acknowledged.add(first);
-      applied++;
+    const work = async (worker: number) => {
+      while (!stopped) {
+        const { first } = (await client.call("inoGrant", { ns: NS, count: 1 })).answer;
+        granted.push(first);
+        const id = ++lastId;
+        inFlight.add(id);
+        const chunks = worker % 8 === 0 ? [chunkId(first)] : [];
+        if (chunks.length > 0) await client.call("chunkPut", { id: chunkId(first) }, { body: [chunkBody(first)] });
+        const puts = [
+          { key: inodeKey(first), link: 0, chunks: [], value: new Uint8Array(200).fill(first & 0xff) },
+          { key: regionKey(first, 0), link: 0, chunks, value: new Uint8Array(50).fill(first & 0xff) },
+        ];
+        const delta = makeDelta(id, { puts, bumps: [bump], durable: worker % 4 === 1, answeredBelow: Math.min(...inFlight) });
+        const { answer } = await client.call("commit", { ns: NS, delta });
+        inFlight.delete(id);
+        expect(answer.ok).toBeTrue();
+        acknowledged.add(first);
+        applied++;
+      }
+    };
+    const workers = Array.from({ length: WIDTH }, (_, i) => work(i));
+    for (let round = 0; round < ROUNDS; round++) {
+      const before = applied;
+      // Long enough for database commits and turns of the journal (50 ms to 1 s after a delta) to be hit at any point.
+      await Bun.sleep(Math.random() * KILL_AFTER_MAX_MS);
+      while (applied < before + 100) await Bun.sleep(5);
+      inFlightAtKill += inFlight.size;
+      child.kill("SIGKILL");
+      await child.exited;
+      // A start, which applies the journal again, is killed too.
+      const starting = spawnNode(address);
+      await Bun.sleep(Math.random() * START_KILL_MAX_MS);
+      starting.kill("SIGKILL");
+      await starting.exited;
+      ({ child, address } = await serve(address));
     }
-  };
-  const workers = Array.from({ length: WIDTH }, (_, i) => work(i));
-  for (let round = 0; round < 3; round++) {
     const before = applied;
-    while (applied < before + 300) await Bun.sleep(5);
-    inFlightAtKill += inFlight;
-    child.kill("SIGKILL");
-    await child.exited;
-    ({ child, address } = await serve(address));
-  }
-  const before = applied;
-  while (applied < before + 100) await Bun.sleep(5);
-  stopped = true;
-  await Promise.all(workers);
+    while (applied < before + 100) await Bun.sleep(5);
+    stopped = true;
+    await Promise.all(workers);
 
-  // The test is none if nothing was lost on its way.
-  expect(inFlightAtKill).toBeGreaterThan(0);
-  expect(new Set(granted).size).toBe(granted.length);
-  const numbers = [...acknowledged];
-  for (let i = 0; i < numbers.length; i += 1_000) {
-    const part = numbers.slice(i, i + 1_000);
-    const { records } = (await client.call("get", { ns: NS, keys: part.map(inodeKey) })).answer;
-    expect(records.every((record, index) => record?.value[0] === ((part[index] ?? 0) & 0xff))).toBeTrue();
-  }
-  const { counters } = (
-    await client.call("list", {
-      ns: NS,
-      dir: 1,
-      after: new Uint8Array(0),
-      limit: 1,
-      inodes: false,
-      want: { lease: false, region0MaxBytes: 0 },
-      leaseDir: false,
-    })
-  ).answer;
-  expect(counters).toMatchObject({ entries: applied, bumps: applied });
-  client.abandon();
+    // The test is none if nothing was lost on its way.
+    expect(inFlightAtKill).toBeGreaterThan(0);
+    expect(new Set(granted).size).toBe(granted.length);
+    const numbers = [...acknowledged];
+    for (let i = 0; i < numbers.length; i += 1_000) {
+      const part = numbers.slice(i, i + 1_000);
+      const { records } = (await client.call("get", { ns: NS, keys: part.map(inodeKey) })).answer;
+      expect(records.every((record, index) => record?.value[0] === ((part[index] ?? 0) & 0xff))).toBeTrue();
+    }
+    const { counters } = (
+      await client.call("list", {
+        ns: NS,
+        dir: 1,
+        after: new Uint8Array(0),
+        limit: 1,
+        inodes: false,
+        want: { lease: false, region0MaxBytes: 0 },
+        leaseDir: false,
+      })
+    ).answer;
+    expect(counters).toMatchObject({ entries: applied, bumps: applied });
+    client.abandon();
 
-  child.kill("SIGTERM");
-  expect(await child.exited).toBe(0);
-  const report = await verify();
-  expect(report).toMatchObject({ exitCode: 0, output: expect.stringContaining(" 0 damages") });
-}, 60_000);
+    child.kill("SIGTERM");
+    expect(await child.exited).toBe(0);
+    const report = await verify();
+    expect(report).toMatchObject({ exitCode: 0, output: expect.stringContaining(" 0 damages") });
+  },
+  TEST_TIMEOUT_MS,
+);
 
 test("SIGTERM answers what is in flight", async () => {
   const { child, address } = await serve("127.0.0.1:0");
