@@ -33,7 +33,7 @@ const step: fc.Arbitrary<Step> = fc.oneof(
 
 class Harness {
   readonly arena = new BlockArena(ARENA_MIN_BYTES);
-  readonly content = new FileContent();
+  readonly content = new FileContent({ bytes: 0 });
   readonly model = new Uint8Array(WINDOW);
 
   constructor() {
@@ -142,7 +142,7 @@ test("what was appended moves behind what another mount appended first", () => {
 
 test("a sequential writer's segments are one run each and end at 4 MiB boundaries of the file", () => {
   const arena = new BlockArena(ARENA_MIN_BYTES);
-  const content = new FileContent();
+  const content = new FileContent({ bytes: 0 });
   const complete: Segment[] = [];
   const piece = new Uint8Array(MIB);
   const start = 100;
@@ -159,7 +159,7 @@ test("a sequential writer's segments are one run each and end at 4 MiB boundarie
 
 test("scattered small writes are packed into one segment, and rewriting them takes no more room", () => {
   const arena = new BlockArena(ARENA_MIN_BYTES);
-  const content = new FileContent();
+  const content = new FileContent({ bytes: 0 });
   for (let round = 0; round < 3; round++) {
     for (let i = 0; i < 100; i++) {
       const cells = arena.tryTake(2) as number[];

@@ -4,7 +4,7 @@
  */
 import type { BlockArena } from "../cache/block-arena.ts";
 import { CHUNK_MAX_BYTES } from "../protocol/limits.ts";
-import type { Source, StoredMap } from "./composition.ts";
+import { inlineBytes, type Source, type StoredMap } from "./composition.ts";
 import { type Extent, ExtentMap } from "./extent-map.ts";
 import { addOffset, maxOffset, offsetInRegion, REGION_BYTES, regionOf, regionSpans, withinRegion } from "./offsets.ts";
 import { Segment } from "./segment.ts";
@@ -35,7 +35,18 @@ export class DirtyLayer {
   }
 }
 
+/** Counts what the stored maps of all files of a namespace take, inline data included. */
+export interface ContentMemory {
+  bytes: number;
+}
+
+/** A map's extents (objects of some 80 bytes) and the data that stands in it. */
+function weightOf(map: StoredMap): number {
+  return map.extents.length * 80 + inlineBytes(map);
+}
+
 export class FileContent {
+  readonly #memory: ContentMemory;
   /** No region is stored but those that are known: for a file that was made or emptied here. */
   allRegionsKnown = false;
   readonly #stored = new Map<number, StoredMap>();
@@ -45,6 +56,10 @@ export class FileContent {
   changes = 0;
   /** performance.now() when the oldest byte of the active layer was written. */
   dirtySinceMs = 0;
+
+  constructor(memory: ContentMemory) {
+    this.#memory = memory;
+  }
 
   get isDirty(): boolean {
     return !this.#active.isEmpty || this.#frozen !== null;
@@ -90,26 +105,39 @@ export class FileContent {
   }
 
   adoptStored(region: number, { map }: Pick<StoredRegion, "map">): void {
+    this.#store(region, map);
+  }
+
+  #store(region: number, map: StoredMap): void {
+    this.#drop(region);
     this.#stored.set(region, map);
+    this.#memory.bytes += weightOf(map);
+  }
+
+  #drop(region: number): void {
+    const map = this.#stored.get(region);
+    if (map === undefined) return;
+    this.#memory.bytes -= weightOf(map);
+    this.#stored.delete(region);
   }
 
   /** This client has committed new maps of these regions. */
   replaceStored(stored: ReadonlyMap<number, StoredMap>): void {
     this.changes++;
-    for (const [region, map] of stored) this.#stored.set(region, map);
+    for (const [region, map] of stored) this.#store(region, map);
   }
 
   /** Another mount changed the content. */
   forgetStored(): void {
     this.changes++;
-    this.#stored.clear();
+    for (const region of [...this.#stored.keys()]) this.#drop(region);
     this.allRegionsKnown = false;
   }
 
   /** Every stored region from `region` on is gone. */
   dropStoredFrom(region: number): void {
     this.changes++;
-    for (const known of this.#stored.keys()) if (known >= region) this.#stored.delete(known);
+    for (const known of this.#stored.keys()) if (known >= region) this.#drop(known);
   }
 
   // ---- reading ----

@@ -3,8 +3,10 @@ import { BLOCK_BYTES } from "../protocol/limits.ts";
 import { type BlockWant, type BroughtBlocks, blockKey, type ContentStore } from "./content-store.ts";
 import { FsError } from "./errno.ts";
 import type { Inode } from "./inode.ts";
-import { addOffset, distance, regionSpans } from "./offsets.ts";
+import type { Namespace } from "./namespace.ts";
+import { addOffset, distance, REGION_BYTES, regionSpans } from "./offsets.ts";
 import type { Shard } from "./shard.ts";
+import { loadFirstRegion } from "./sibling-prefetch.ts";
 import type { MaybePromise, Offset, ReadResult } from "./vfs.ts";
 
 /** The first window of a sequential reader, and the greatest: deep enough for the round trip at full speed. */
@@ -35,12 +37,12 @@ export class FileReader {
   }
 
   /** Bytes [offset, offset + size) of a file, cut at its end. `fresh`: O_DIRECT, past the caches. */
-  read(shard: Shard, inode: Inode, offset: Offset, size: number, fresh: boolean): MaybePromise<ReadResult> {
+  read(namespace: Namespace, inode: Inode, offset: Offset, size: number, fresh: boolean): MaybePromise<ReadResult> {
     const length = distance(offset, inode.size, size);
     if (length === 0) return { pieces: [] };
     const gathered = this.#gather(inode, offset, length, null, fresh);
     if (!Array.isArray(gathered)) return gathered;
-    return this.#fetchAndGather(shard, inode, offset, length, gathered, fresh);
+    return this.#fetchAndGather(namespace, inode, offset, length, gathered, fresh);
   }
 
   /** The pieces if all are there, else what is missing: blocks, or (an empty list) regions. */
@@ -98,7 +100,7 @@ export class FileReader {
   }
 
   async #fetchAndGather(
-    shard: Shard,
+    namespace: Namespace,
     inode: Inode,
     offset: Offset,
     length: number,
@@ -108,7 +110,9 @@ export class FileReader {
     let missing = firstMissing;
     for (let tries = 0; tries < GATHER_TRIES_MAX; tries++) {
       let brought: BroughtBlocks | null = null;
-      if (missing.length === 0) await loadRegions(shard, inode, offset, length);
+      // The first try of a small file brings its neighbours too; a file that changes meanwhile is asked for alone.
+      if (missing.length === 0 && tries === 0 && inode.size <= REGION_BYTES) await loadFirstRegion(namespace, inode);
+      else if (missing.length === 0) await loadRegions(namespace.shard, inode, offset, length);
       else brought = await this.#store.bring(missing, fresh);
       const gathered = this.#gather(inode, offset, length, brought, fresh);
       brought?.release();

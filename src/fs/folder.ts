@@ -28,6 +28,8 @@ export class Folder {
   validUntilMs = 0;
   /** Lookups that had to ask the node since the folder was last forgotten: after a few, listing it is cheaper. */
   missCount = 0;
+  /** Files of the folder whose data had to be fetched. */
+  contentMissCount = 0;
   /** A listing in progress that others may wait for. */
   listing: Promise<void> | null = null;
   /** The node recalls the entries before another mount's change is answered. */
@@ -133,6 +135,7 @@ export class Folder {
     this.#isComplete = false;
     this.isLeased = false;
     this.missCount = 0;
+    this.contentMissCount = 0;
     this.changes++;
   }
 

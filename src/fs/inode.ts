@@ -1,7 +1,7 @@
 /** An inode as this client holds it: what is stored, what was changed here and is not committed yet, and how far to trust it. */
 import type { Counters } from "../protocol/messages.ts";
 import { isLater, type Timestamp } from "./clock.ts";
-import { FileContent } from "./file-content.ts";
+import { type ContentMemory, FileContent } from "./file-content.ts";
 import { Folder, type FolderMemory } from "./folder.ts";
 import { FileType, type InodeAttributes } from "./inode-record.ts";
 import { maxOffset } from "./offsets.ts";
@@ -18,6 +18,12 @@ export interface PendingAttributes {
   atime?: Timestamp;
   mtime?: Timestamp;
   ctime?: Timestamp;
+}
+
+/** What the inodes of a namespace share: counts of what they keep in memory. */
+export interface InodeMemory {
+  folders: FolderMemory;
+  contents: ContentMemory;
 }
 
 export class Inode implements Attr {
@@ -50,10 +56,12 @@ export class Inode implements Attr {
   #lockDepth = 0;
   #content: FileContent | null = null;
   #folder: Folder | null = null;
-  readonly #folderMemory: FolderMemory;
+  readonly #memory: InodeMemory;
+  /** The folder that it was last found in. */
+  foundIn: Inode | null = null;
   xattrs: Map<Name, Uint8Array> | null = null;
 
-  constructor(ino: number, loaded: LoadedInode, nowMs: number, folderMemory: FolderMemory) {
+  constructor(ino: number, loaded: LoadedInode, nowMs: number, memory: InodeMemory) {
     this.ino = ino;
     this.number = loaded.number;
     this.version = loaded.version;
@@ -61,7 +69,7 @@ export class Inode implements Attr {
     this.counters = loaded.counters;
     this.leased = loaded.leased;
     this.fetchedAtMs = nowMs;
-    this.#folderMemory = folderMemory;
+    this.#memory = memory;
     if (loaded.region0 !== null) this.content.adoptStored(0, loaded.region0);
   }
 
@@ -104,6 +112,12 @@ export class Inode implements Attr {
     this.#folder?.forget();
   }
 
+  /** Lets go of what can be asked for again. */
+  forgetMemory(): void {
+    this.#folder?.forget();
+    this.#content?.forgetStored();
+  }
+
   get isDirectory(): boolean {
     return (this.stored.mode & FileType.MASK) === FileType.DIRECTORY;
   }
@@ -122,7 +136,7 @@ export class Inode implements Attr {
   }
 
   get content(): FileContent {
-    this.#content ??= new FileContent();
+    this.#content ??= new FileContent(this.#memory.contents);
     return this.#content;
   }
 
@@ -140,7 +154,7 @@ export class Inode implements Attr {
   }
 
   get folder(): Folder {
-    this.#folder ??= new Folder(this.#folderMemory);
+    this.#folder ??= new Folder(this.#memory.folders);
     return this.#folder;
   }
 

@@ -9,7 +9,7 @@ import { INO_MAX, ROOT_INO } from "../protocol/limits.ts";
 import type { InodeWant } from "../protocol/messages.ts";
 import { FsError } from "./errno.ts";
 import { FOLDER_ENTRIES_MAX, type Folder, type FolderEntry } from "./folder.ts";
-import { Inode } from "./inode.ts";
+import { Inode, type InodeMemory } from "./inode.ts";
 import type { NodeCalls } from "./node-calls.ts";
 import type { LoadedEntry, LoadedInode, Shard } from "./shard.ts";
 import type { KernelCache, MaybePromise, Name } from "./vfs.ts";
@@ -29,6 +29,8 @@ const LIST_PAGE_ENTRIES = 1_024;
 const FOLDER_ENTRIES_TOTAL_MAX = 262_144;
 /** How long a stat of the root waits for a node that is silent. */
 const ROOT_PATIENCE_MS = 1_000;
+/** Extents, and data of small files, that the inodes of a namespace keep together. */
+const CONTENTS_MAX_BYTES = 32 * 1024 * 1024;
 /** Leases given up are told to the node in batches. */
 const LEASE_RELEASE_BATCH = 256;
 
@@ -51,7 +53,7 @@ export class Namespace {
   #nextNumber = 0;
   #endNumber = 0;
   #granting: Promise<void> | null = null;
-  readonly #folderMemory = { entries: 0 };
+  readonly #memory: InodeMemory = { folders: { entries: 0 }, contents: { bytes: 0 } };
   /** Leases that we gave up and have not told the node of. */
   readonly #released = new Set<number>();
 
@@ -176,14 +178,14 @@ export class Namespace {
       if (loaded.counters !== null) known.cachedFolder?.seen(loaded.counters);
       return known;
     }
-    const inode = new Inode(this.mountIno(loaded.number), loaded, nowMs, this.#folderMemory);
+    const inode = new Inode(this.mountIno(loaded.number), loaded, nowMs, this.#memory);
     this.#remember(inode);
     return inode;
   }
 
   /** Takes over an inode that this client has just made. */
   adopt(loaded: LoadedInode): Inode {
-    const inode = new Inode(this.mountIno(loaded.number), loaded, performance.now(), this.#folderMemory);
+    const inode = new Inode(this.mountIno(loaded.number), loaded, performance.now(), this.#memory);
     inode.committedSeq = loaded.version;
     this.#remember(inode);
     return inode;
@@ -191,7 +193,7 @@ export class Namespace {
 
   /** The inode is gone. */
   drop(number: number): void {
-    this.#inodes.get(number)?.cachedFolder?.forget();
+    this.#inodes.get(number)?.forgetMemory();
     this.#inodes.delete(number);
   }
 
@@ -214,11 +216,21 @@ export class Namespace {
         continue;
       }
       if (candidate.leased) this.#released.add(number);
-      candidate.cachedFolder?.forget();
+      candidate.forgetMemory();
     }
+    this.trimContents();
     if (this.#released.size >= LEASE_RELEASE_BATCH) {
       this.shard.releaseLeases([...this.#released]);
       this.#released.clear();
+    }
+  }
+
+  /** Keeps small files' data and extents within bounds: those that came first go first, but for files in use. */
+  trimContents(): void {
+    if (this.#memory.contents.bytes <= CONTENTS_MAX_BYTES) return;
+    for (const inode of this.#inodes.values()) {
+      if (this.#memory.contents.bytes <= CONTENTS_MAX_BYTES / 2) return;
+      if (inode.hasContent && !inode.isPinned) inode.content.forgetStored();
     }
   }
 
@@ -286,7 +298,9 @@ export class Namespace {
       return null;
     }
     folder.learn(name, entry.dentry, current);
-    return { entry: entry.dentry, inode: this.absorb(entry.inode) };
+    const inode = this.absorb(entry.inode);
+    inode.foundIn = dir;
+    return { entry: entry.dentry, inode };
   }
 
   /** Entries learned before the lease may have changed since: they go. Returns the `askedAt` for what came with the lease. */
@@ -323,13 +337,13 @@ export class Namespace {
       ({ lastHash: after, more } = page);
     }
     folder.markComplete(bumps);
-    if (this.#folderMemory.entries > FOLDER_ENTRIES_TOTAL_MAX) this.#forgetFolders(dir);
+    if (this.#memory.folders.entries > FOLDER_ENTRIES_TOTAL_MAX) this.#forgetFolders(dir);
   }
 
   /** Makes room: folders that were not used lately lose their entries first (a Map keeps the order of insertion). */
   #forgetFolders(except: Inode): void {
     for (const inode of this.#inodes.values()) {
-      if (this.#folderMemory.entries <= FOLDER_ENTRIES_TOTAL_MAX / 2) return;
+      if (this.#memory.folders.entries <= FOLDER_ENTRIES_TOTAL_MAX / 2) return;
       if (inode !== except) inode.cachedFolder?.forget();
     }
   }
@@ -347,7 +361,7 @@ export class Namespace {
   }> {
     const want = { lease: true, region0MaxBytes: 0 };
     const page = await this.shard.list(dir.number, after, { limit: LIST_PAGE_ENTRIES, inodes: true, want });
-    for (const { inode } of page.entries) if (inode !== null) this.absorb(inode);
+    for (const { inode } of page.entries) if (inode !== null) this.absorb(inode).foundIn = dir;
     dir.absorbCounters(page.counters);
     dir.folder.seen(page.counters);
     return { ...page, lastHash: new Uint8Array(page.lastHash) };

@@ -167,6 +167,13 @@ export class Shard {
     return keys.map((key, i) => this.#openRegion(key, answer.records[i] ?? null));
   }
 
+  /** Region 0 of each of these inodes, in order. */
+  async firstRegions(numbers: readonly number[]): Promise<StoredRegion[]> {
+    const keys = numbers.map((number) => regionKey(number, 0));
+    const { answer } = await this.#call("get", { ns: this.name, keys });
+    return keys.map((key, i) => this.#openRegion(key, answer.records[i] ?? null));
+  }
+
   /** Up to `limit` stored regions with numbers of `from` or more, in order. */
   async regionsFrom(number: number, from: number, limit: number): Promise<{ found: { region: number; map: StoredMap }[]; more: boolean }> {
     const to = prefixEnd(regionPrefix(number)) ?? new Uint8Array();

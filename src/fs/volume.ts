@@ -140,7 +140,7 @@ export class Volume {
 
   #readNow(handle: FileHandle, offset: Offset, size: number): MaybePromise<ReadResult> {
     const { inode, isDirect } = handle;
-    const result = this.#reader.read(this.namespace.shard, inode, offset, size, isDirect);
+    const result = this.#reader.read(this.namespace, inode, offset, size, isDirect);
     if (!isDirect) this.#reader.readAhead(inode, handle.pattern, offset, size);
     if (!(result instanceof Promise)) return result;
     return result.catch((error) => {
@@ -153,7 +153,7 @@ export class Volume {
 
   async #readRefreshed({ inode, isDirect }: FileHandle, offset: Offset, size: number): Promise<ReadResult> {
     await this.namespace.fetch(inode.number);
-    return await this.#reader.read(this.namespace.shard, inode, offset, size, isDirect);
+    return await this.#reader.read(this.namespace, inode, offset, size, isDirect);
   }
 
   write(handle: FileHandle, caller: Caller, offset: Offset, data: Uint8Array, append: boolean): MaybePromise<number> {
