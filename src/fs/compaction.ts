@@ -3,7 +3,7 @@
  * within a write-out, before its delta is made, so that no reader ever sees anything but the same bytes.
  */
 import { BLOCK_BYTES, CHUNK_MAX_BYTES } from "../protocol/limits.ts";
-import type { Source } from "./composition.ts";
+import type { InlineSource, Source } from "./composition.ts";
 import { type BlockWant, blockKey, type ContentStore } from "./content-store.ts";
 import type { Extent, ExtentMap } from "./extent-map.ts";
 import type { DirtyLayer } from "./file-content.ts";
@@ -15,6 +15,12 @@ import { Segment } from "./segment.ts";
 const REGION_EXTENTS_MAX = 20_000;
 /** Windows of one chunk's size with more extents than this are written again; the others stay as they are. */
 const WINDOW_EXTENTS_KEPT = 256;
+/**
+ * A hole that lies inside one page of this size becomes zeros. So a window has at most one run a page, whatever the holes between its
+ * fragments, and a region fewer than REGION_EXTENTS_MAX. Local filesystems have no holes below 4 KiB either.
+ */
+const HOLE_MIN_BYTES = 4096;
+const ZEROS: InlineSource = { kind: "inline", data: new Uint8Array(HOLE_MIN_BYTES) };
 /** Blocks that are fetched at a time: each fragment may be in another one. */
 const BLOCKS_AT_ONCE = 64;
 
@@ -29,12 +35,16 @@ export async function compactFragments(store: ContentStore, inode: Inode, frozen
     for (let start = 0; start < REGION_BYTES; start += CHUNK_MAX_BYTES) {
       const pieces: Extent<Source>[] = [];
       merged.visit(start, start + CHUNK_MAX_BYTES, (from, to, extent) => {
-        if (extent === null) return;
-        pieces.push({ start: from, end: to, source: extent.source, offset: extent.offset + (from - extent.start) });
+        if (extent !== null) pieces.push({ start: from, end: to, source: extent.source, offset: extent.offset + (from - extent.start) });
+        else if (inOnePage(from - 1, to)) pieces.push({ start: from, end: to, source: ZEROS, offset: 0 });
       });
       if (pieces.length > WINDOW_EXTENTS_KEPT) await rewrite(store, frozen, region, dirty, pieces);
     }
   }
+}
+
+function inOnePage(a: number, b: number): boolean {
+  return Math.floor(a / HOLE_MIN_BYTES) === Math.floor(b / HOLE_MIN_BYTES);
 }
 
 /** Copies pieces of one window into a segment of their own. */
