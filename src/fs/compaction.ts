@@ -74,6 +74,8 @@ async function rewrite(
     brought.release();
     from = to;
   }
+  // At once: the windows of a region together may be larger than L1.
+  await store.upload(segment);
 }
 
 /** The chunk that a piece stands in, if it is one. */
