@@ -3,17 +3,19 @@
  * answered or their deadline passes. That is safe because every operation is idempotent and a commit carries an id.
  *
  * A request costs one encode and a place in a map; the sockets' writes of one turn are joined below (tcp-tls-connection.ts), and
- * deadlines are looked at by one timer for all requests.
+ * deadlines are looked at by one timer for all requests (pending-requests.ts).
  */
 import { decodeAnswer, decodeError, decodeRequest, encodeAnswerFrame, encodeErrorFrame, encodeRequestFrame } from "../protocol/codec.ts";
 import { ProtocolError, TransportError } from "../protocol/errors.ts";
 import type { Frame } from "../protocol/frame.ts";
-import { IN_FLIGHT_MAX, LEASE_MS } from "../protocol/limits.ts";
+import { IN_FLIGHT_MAX } from "../protocol/limits.ts";
 import { type AnswerOf, type OpName, PROTOCOL_VERSION, type RequestOf } from "../protocol/messages.ts";
 import { parseAddress } from "./address.ts";
 import { backoffMs } from "./backoff.ts";
+import { Heartbeat } from "./heartbeat.ts";
 import type { CallOptions, CallResult, ClientRequestOp, NodeClientLogger, NodeClientOptions } from "./node-client-options.ts";
-import { HELLO_REQUEST_ID, type NodeLink, openLink, worstFailure } from "./node-link.ts";
+import { type NodeLink, openLink, worstFailure } from "./node-link.ts";
+import { type Pending, PendingRequests } from "./pending-requests.ts";
 import { tcpTls } from "./tcp-tls.ts";
 import type { Transport } from "./transport.ts";
 
@@ -21,33 +23,10 @@ export type { CallOptions, CallResult, ClientRequestOp, NodeClientLogger, NodeCl
 
 /** Requests in flight at most. A little below the node's limit, where it stops reading: pings must still get through. */
 const CLIENT_IN_FLIGHT_MAX = IN_FLIGHT_MAX - 16;
-/** Deadlines are this coarse. */
-const DEADLINE_SWEEP_MS = 20;
 /** A node that says it shuts down may still answer what it has; after this the connection is given up. */
 const LEAVING_MS = 1_000;
 /** close() waits this long for the answer to bye. */
 const BYE_WAIT_MS = 1_000;
-/** Requests in flight, and for this many leases not a byte in either direction: the node is gone, whatever TCP thinks. */
-const SILENCE_LEASES = 3;
-
-interface Pending {
-  readonly id: number;
-  readonly op: OpName;
-  readonly parts: Uint8Array[];
-  /** The client's own ping or bye: it does not outlive the link. */
-  readonly own: boolean;
-  readonly hasBody: boolean;
-  readonly bodyInto: Uint8Array | undefined;
-  readonly timeoutMs: number;
-  readonly deadlineMs: number;
-  readonly resolve: (result: CallResult<OpName>) => void;
-  readonly reject: (error: Error) => void;
-  readonly signal: AbortSignal | undefined;
-  onAbort: (() => void) | undefined;
-  sentAtMs: number;
-  /** Where the request ends in the connection's stream. */
-  sentEndBytes: number;
-}
 
 export class NodeClient {
   readonly #options: NodeClientOptions;
@@ -62,19 +41,10 @@ export class NodeClient {
   #congested = false;
   #attempt = 0;
   #nextAddr = 0;
-  #lastId = 0;
-  #leaseMs = LEASE_MS;
   #leaseValidUntilMs = 0;
-  #progressBytes = 0;
-  #progressAtMs = 0;
-  #backlog = false;
 
-  /** Sent on the present link, not answered. */
-  readonly #sent = new Map<number, Pending>();
-  /** To be sent, first come first. */
-  #waiting = new Set<Pending>();
-  #sweepTimer: ReturnType<typeof setTimeout> | null = null;
-  #heartbeatTimer: ReturnType<typeof setInterval> | null = null;
+  readonly #requests = new PendingRequests((pending) => this.#expire(pending));
+  #heartbeat: Heartbeat | null = null;
   #retryTimer: ReturnType<typeof setTimeout> | null = null;
   #leavingTimer: ReturnType<typeof setTimeout> | null = null;
 
@@ -129,7 +99,7 @@ export class NodeClient {
     const { body, bodyInto, signal } = options;
     if (signal?.aborted === true) return Promise.reject(new TransportError("aborted", `${op}: aborted`));
     return new Promise((resolve, reject) => {
-      const id = this.#newId();
+      const id = this.#requests.newId();
       const timeoutMs = options.timeoutMs ?? this.#options.requestTimeoutMs;
       const pending: Pending = {
         id,
@@ -152,8 +122,7 @@ export class NodeClient {
         signal.addEventListener("abort", pending.onAbort);
       }
       if (this.#canSend()) this.#send(pending);
-      else this.#waiting.add(pending);
-      this.#sweepTimer ??= setTimeout(this.#sweep, DEADLINE_SWEEP_MS);
+      else this.#requests.addWaiting(pending);
     });
   }
 
@@ -180,29 +149,26 @@ export class NodeClient {
     if (link !== null) {
       this.#dropLink();
       // Bodies of requests that are rejected below are their callers' again.
-      if (atOnce || this.#sent.size > 0) link.connection.destroy(reason);
+      if (atOnce || this.#requests.sentCount > 0) link.connection.destroy(reason);
       else link.connection.close(reason);
     }
-    if (this.#sweepTimer !== null) clearTimeout(this.#sweepTimer);
     const error = new TransportError("closed", `the client was ${reason}`);
-    for (const pending of [...this.#sent.values(), ...this.#waiting]) this.#settle(pending)?.reject(error);
-  }
-
-  #newId(): number {
-    do this.#lastId = this.#lastId >= HELLO_REQUEST_ID - 1 ? 1 : this.#lastId + 1;
-    while (this.#sent.has(this.#lastId));
-    return this.#lastId;
+    for (const pending of this.#requests.settleAll()) pending.reject(error);
   }
 
   // Sending
 
   #canSend(): boolean {
-    return this.#link !== null && !this.#leaving && !this.#congested && this.#waiting.size === 0 && this.#sent.size < CLIENT_IN_FLIGHT_MAX;
+    return this.#requests.waitingCount === 0 && this.#hasRoom();
+  }
+
+  #hasRoom(): boolean {
+    return this.#link !== null && !this.#leaving && !this.#congested && this.#requests.sentCount < CLIENT_IN_FLIGHT_MAX;
   }
 
   #send(pending: Pending): void {
     const link = this.#link as NodeLink;
-    this.#sent.set(pending.id, pending);
+    this.#requests.addSent(pending);
     pending.sentAtMs = performance.now();
     const room = link.connection.send(pending.parts);
     pending.sentEndBytes = link.connection.acceptedBytes;
@@ -217,9 +183,8 @@ export class NodeClient {
   }
 
   #sendWaiting(): void {
-    for (const pending of this.#waiting) {
-      if (this.#link === null || this.#leaving || this.#congested || this.#sent.size >= CLIENT_IN_FLIGHT_MAX) return;
-      this.#waiting.delete(pending);
+    for (const pending of this.#requests.waiting) {
+      if (!this.#hasRoom()) return;
       this.#send(pending);
     }
   }
@@ -227,29 +192,21 @@ export class NodeClient {
   /** A request of the client's own: past the queue, gone with the link. */
   #ask(op: "ping" | "bye", timeoutMs: number): Promise<void> {
     return new Promise((resolve, reject) => {
-      const id = this.#newId();
+      const id = this.#requests.newId();
       const deadlineMs = performance.now() + timeoutMs;
       const parts = encodeRequestFrame(op, id, {});
       const never = { own: true, hasBody: false, bodyInto: undefined, signal: undefined, onAbort: undefined, sentAtMs: 0, sentEndBytes: 0 };
       this.#send({ id, op, parts, timeoutMs, deadlineMs, resolve: () => resolve(), reject, ...never });
-      this.#sweepTimer ??= setTimeout(this.#sweep, DEADLINE_SWEEP_MS);
     });
   }
 
   // Settling
 
-  /** Forgets a request; null when that has happened before. */
-  #settle(pending: Pending): Pending | null {
-    if (!this.#sent.delete(pending.id) && !this.#waiting.delete(pending)) return null;
-    if (pending.onAbort !== undefined) pending.signal?.removeEventListener("abort", pending.onAbort);
-    return pending;
-  }
-
   /** Ends a request that has no answer. Its buffers are its caller's again, so nothing below may still read or write them. */
   #giveUp(pending: Pending, error: TransportError): void {
     const link = this.#link;
-    const wasSent = this.#sent.has(pending.id);
-    if (this.#settle(pending) === null) return;
+    const wasSent = this.#requests.sentWith(pending.id) !== undefined;
+    if (this.#requests.settle(pending) === null) return;
     if (wasSent && link !== null) {
       if (pending.bodyInto !== undefined) link.abandonBody(pending.id);
       // A frame half sent can't be taken back: what follows in the stream would be taken for its body.
@@ -261,14 +218,6 @@ export class NodeClient {
     this.#sendWaiting();
   }
 
-  readonly #sweep = (): void => {
-    this.#sweepTimer = null;
-    const nowMs = performance.now();
-    for (const pending of this.#sent.values()) if (pending.deadlineMs <= nowMs) this.#expire(pending);
-    for (const pending of this.#waiting) if (pending.deadlineMs <= nowMs) this.#expire(pending);
-    if (this.#sent.size + this.#waiting.size > 0 && !this.#closed) this.#sweepTimer ??= setTimeout(this.#sweep, DEADLINE_SWEEP_MS);
-  };
-
   #expire(pending: Pending): void {
     const state = this.#link === null ? "; not connected" : "";
     this.#giveUp(pending, new TransportError("timeout", `${pending.op}: no answer within ${pending.timeoutMs} ms${state}`));
@@ -277,10 +226,10 @@ export class NodeClient {
   // Receiving
 
   readonly #bodyTarget = (requestId: number, length: number): Uint8Array | null | "discard" => {
-    const pending = this.#sent.get(requestId);
+    const pending = this.#requests.sentWith(requestId);
     if (pending === undefined) return "discard";
     if (pending.bodyInto !== undefined && pending.bodyInto.length < length) {
-      this.#settle(pending)?.reject(new RangeError(`${pending.op}: body of ${length} bytes, room for ${pending.bodyInto.length}`));
+      this.#requests.settle(pending)?.reject(new RangeError(`${pending.op}: body of ${length} bytes, room for ${pending.bodyInto.length}`));
       return "discard";
     }
     return pending.bodyInto ?? null;
@@ -292,25 +241,24 @@ export class NodeClient {
       this.#recall(frame, link);
       return;
     }
-    const pending = this.#sent.get(frame.requestId);
+    const pending = this.#requests.sentWith(frame.requestId);
     // An answer that comes after its deadline.
     if (pending === undefined) return;
     if (pending.op !== frame.op) throw new ProtocolError(`answer to ${frame.op}, the request was ${pending.op}`);
-    this.#leaseValidUntilMs = Math.max(this.#leaseValidUntilMs, pending.sentAtMs + this.#leaseMs);
+    this.#leaseValidUntilMs = Math.max(this.#leaseValidUntilMs, pending.sentAtMs + link.hello.leaseMs);
     if (frame.error) {
       const error = decodeError(frame.header);
       if (error.code === "shutting_down" || error.code === "session_lost") {
-        this.#sent.delete(pending.id);
-        this.#waiting.add(pending);
+        this.#requests.addWaiting(pending);
         this.#leave(link, error.message);
       } else {
         this.#attempt = 0;
-        this.#settle(pending)?.reject(error);
+        this.#requests.settle(pending)?.reject(error);
       }
     } else {
       // Only work done shows that the node is well: one that sends everybody away is asked less and less often.
       this.#attempt = 0;
-      this.#settle(pending);
+      this.#requests.settle(pending);
       try {
         pending.resolve({ answer: decodeAnswer(pending.op, frame.header), body: frame.body });
       } catch (error) {
@@ -318,8 +266,8 @@ export class NodeClient {
         throw error;
       }
     }
-    if (this.#waiting.size > 0) this.#sendWaiting();
-    if (this.#leaving && this.#sent.size === 0) link.connection.close("the node is going away");
+    if (this.#requests.waitingCount > 0) this.#sendWaiting();
+    if (this.#leaving && this.#requests.sentCount === 0) link.connection.close("the node is going away");
   }
 
   #recall(frame: Frame, link: NodeLink): void {
@@ -381,12 +329,13 @@ export class NodeClient {
 
   #established(link: NodeLink): void {
     this.#link = link;
-    this.#leaseMs = link.hello.leaseMs;
-    this.#leaseValidUntilMs = link.helloSentAtMs + this.#leaseMs;
-    this.#progressBytes = 0;
-    this.#backlog = false;
-    this.#progressAtMs = performance.now();
-    this.#heartbeatTimer = setInterval(this.#heartbeat, Math.max(1, this.#leaseMs / 3));
+    this.#leaseValidUntilMs = link.helloSentAtMs + link.hello.leaseMs;
+    this.#heartbeat = new Heartbeat({
+      link,
+      whenIdle: this.#options.role === "meta",
+      inFlight: () => this.#requests.sentCount,
+      ping: (timeoutMs) => this.#ask("ping", timeoutMs).catch(() => {}),
+    });
     this.#logger?.debug({ addr: link.addr, resumed: link.hello.resumed }, "connected");
     // A new session has lost nothing; only a session that was known before can fail to be resumed.
     const resumed = link.hello.resumed || !this.#everConnected;
@@ -400,7 +349,7 @@ export class NodeClient {
     this.#leaving = false;
     this.#congested = false;
     this.#leaseValidUntilMs = 0;
-    if (this.#heartbeatTimer !== null) clearInterval(this.#heartbeatTimer);
+    this.#heartbeat?.stop();
     if (this.#leavingTimer !== null) clearTimeout(this.#leavingTimer);
   }
 
@@ -408,10 +357,7 @@ export class NodeClient {
     if (this.#link !== link) return;
     this.#dropLink();
     this.#logger?.debug({ addr: link.addr, reason }, "disconnected");
-    const sent = [...this.#sent.values()];
-    this.#sent.clear();
-    this.#waiting = new Set([...sent.filter((pending) => !pending.own), ...this.#waiting]);
-    for (const pending of sent) if (pending.own) pending.reject(new TransportError("closed", reason));
+    for (const own of this.#requests.takeBack()) own.reject(new TransportError("closed", reason));
     this.#options.onState?.("disconnected", { reason, addr: link.addr });
     this.#retryLater();
   }
@@ -428,20 +374,4 @@ export class NodeClient {
       backoffMs(this.#attempt++),
     );
   }
-
-  readonly #heartbeat = (): void => {
-    const link = this.#link;
-    if (link === null) return;
-    const nowMs = performance.now();
-    const { acceptedBytes, writtenBytes } = link.connection;
-    // A long upload that moves is a sign of life; a ping that the kernel has taken is none.
-    if (this.#sent.size === 0 || (this.#backlog && writtenBytes !== this.#progressBytes)) this.#progressAtMs = nowMs;
-    this.#progressBytes = writtenBytes;
-    this.#backlog = acceptedBytes > writtenBytes;
-    if (nowMs - Math.max(this.#progressAtMs, link.receivedAtMs) > SILENCE_LEASES * this.#leaseMs) {
-      link.connection.destroy("the node is silent");
-    } else if (this.#options.role === "meta" || this.#sent.size > 0) {
-      this.#ask("ping", SILENCE_LEASES * 2 * this.#leaseMs).catch(() => {});
-    }
-  };
 }
