@@ -3,6 +3,7 @@
  * and go. A folder that fits in memory is read from a snapshot taken at its start, a larger one page by page.
  */
 import { FOLDER_ENTRIES_MAX } from "./folder.ts";
+import { listAhead } from "./folder-prefetch.ts";
 import type { Inode } from "./inode.ts";
 import { FileType } from "./inode-record.ts";
 import type { Namespace } from "./namespace.ts";
@@ -54,7 +55,9 @@ export class FolderReader {
   async #readPages(after: number, withAttr: boolean, fill: FillEntry): Promise<void> {
     const entries = this.#dir.counters?.entries ?? 0;
     if (this.#page === null && entries <= FOLDER_ENTRIES_MAX) {
-      await this.#namespace.listWhole(this.#dir);
+      const listed = this.#namespace.listWhole(this.#dir);
+      listAhead(this.#namespace, this.#dir);
+      await listed;
       this.#page = this.#snapshot();
     }
     for (let next: number | null = after; next !== null; ) {

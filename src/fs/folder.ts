@@ -30,6 +30,8 @@ export class Folder {
   missCount = 0;
   /** Files of the folder whose data had to be fetched. */
   contentMissCount = 0;
+  /** Folders in it that were listed for somebody. */
+  folderReadCount = 0;
   /** A listing in progress that others may wait for. */
   listing: Promise<void> | null = null;
   /** The node recalls the entries before another mount's change is answered. */
@@ -136,6 +138,7 @@ export class Folder {
     this.isLeased = false;
     this.missCount = 0;
     this.contentMissCount = 0;
+    this.folderReadCount = 0;
     this.changes++;
   }
 

@@ -9,6 +9,7 @@ import { INO_MAX, ROOT_INO } from "../protocol/limits.ts";
 import type { InodeWant } from "../protocol/messages.ts";
 import { FsError } from "./errno.ts";
 import { FOLDER_ENTRIES_MAX, type Folder, type FolderEntry } from "./folder.ts";
+import { listAhead } from "./folder-prefetch.ts";
 import { Inode, type InodeMemory } from "./inode.ts";
 import type { NodeCalls } from "./node-calls.ts";
 import type { LoadedEntry, LoadedInode, Shard } from "./shard.ts";
@@ -280,7 +281,9 @@ export class Namespace {
     const { folder } = dir;
     folder.missCount++;
     if (folder.missCount >= LIST_INSTEAD_MISSES && (dir.counters?.entries ?? 0) <= LIST_INSTEAD_ENTRIES_MAX) {
-      await this.listWhole(dir);
+      const listed = this.listWhole(dir);
+      listAhead(this, dir);
+      await listed;
       const entry = folder.find(name);
       if (entry !== undefined) return entry.number === 0 ? null : await this.get(entry.number);
     }
