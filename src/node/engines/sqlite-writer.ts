@@ -11,41 +11,26 @@
  * anything is applied) or in a commit (after which everything is still in the journal).
  */
 import type { Database } from "bun:sqlite";
-import { randomInt } from "node:crypto";
-import { fdatasyncSync, openSync } from "node:fs";
 import { dirname } from "node:path";
 import { NodeError } from "../../protocol/errors.ts";
 import { AppliedDeltas } from "./applied-deltas.ts";
+import { CommitPace } from "./commit-pace.ts";
+import { CommitTimer } from "./commit-timer.ts";
 import type { CommitOutcome, CommitRequest } from "./engine.ts";
-import { FileSync, syncFolder } from "./file-sync.ts";
+import { syncFolder } from "./file-sync.ts";
 import { Journal } from "./journal.ts";
-import { EntryWriter, MARK_BYTES } from "./journal-entry.ts";
+import { EntryWriter } from "./journal-entry.ts";
+import { journalMark } from "./journal-mark.ts";
+import { SequenceNumbers } from "./sequence-numbers.ts";
 import { DeltaApplier } from "./sqlite-apply.ts";
 import { closeDatabase, openShardDatabase, prepareStatements, type Statements } from "./sqlite-database.ts";
 import { toNodeError } from "./sqlite-errors.ts";
+import { ShardWal } from "./sqlite-wal.ts";
 
-/** Sequence numbers are reserved on disk in runs of this many; a restart skips the rest of its run. */
-const SEQ_RUN = 2 ** 24;
-/** A transaction is committed when it has this many deltas, rows or bytes: some 20 ms of work for each of commit and replay. */
-const COMMIT_DELTAS = 4_096;
-const COMMIT_ROWS = 16_384;
-const COMMIT_JOURNAL_BYTES = 4 * 1024 * 1024;
-/** ... or when no delta has come for, or it has been open for, so long. */
-const COMMIT_IDLE_MS = 50;
-const COMMIT_AGE_MS = 1_000;
-/** A commit that failed is tried again after this: each failure costs a replay. */
-const COMMIT_RETRY_MS = 1_000;
 /** While commits fail, the journal takes no more than this. */
 const JOURNAL_MAX_BYTES = 64 * 1024 * 1024;
 /** A checkpoint waits for this long without a delta. */
 const CHECKPOINT_IDLE_MS = 200;
-/** Bytes written since the last checkpoint from which an idle moment is used for one. */
-const CHECKPOINT_IDLE_BYTES = 1024 * 1024;
-/** From here on it is done at once: the WAL must not grow without end. Some 100 ms. */
-const CHECKPOINT_FORCED_BYTES = 256 * 1024 * 1024;
-/** What one changed row adds to the WAL at most, roughly: a page. */
-const ROW_WAL_BYTES = 4_096;
-const TICK_MS = 25;
 
 export class ShardWriter {
   readonly db: Database;
@@ -54,38 +39,28 @@ export class ShardWriter {
   readonly #applier: DeltaApplier;
   readonly #journal: Journal;
   readonly #entries: EntryWriter;
-  readonly #walPath: string;
-  #walFile: FileSync | null = null;
+  readonly #wal: ShardWal;
+  readonly #pace = new CommitPace();
+  readonly #timer = new CommitTimer({ commit: () => this.#tryCommit(), tick: () => this.#tick() });
+  readonly #numbers: SequenceNumbers;
 
-  /** The last number given to a delta, and that of the last delta applied: numbers are skipped by restarts and failures. */
-  #seq = 0;
+  /** That of the last delta applied. Numbers are skipped by restarts and failures. */
   #lastSeq = 0;
-  #seqReserved = 0;
   /** What the database says if the open transaction is lost. */
   #committedSeq = 0;
   #committedInodes = 0;
 
   #open = false;
-  #openedMs = 0;
-  #writtenMs = 0;
-  #deltas = 0;
-  #rows = 0;
-  #bytesInWal = 0;
   /** The transaction was lost and could not be rebuilt: nobody may read. */
   #lost = false;
   /** The disk was full at start: new deltas wait until the inherited ones are in the database. */
   #unsettled = true;
-  #commitFailedMs = Number.NEGATIVE_INFINITY;
-  #commitError: unknown = null;
   /** The WAL is being synced; then the journal's other file is free. */
   #releasing: Promise<void> | null = null;
-  #commitScheduled = false;
-  #timer: ReturnType<typeof setTimeout> | undefined;
   #closed = false;
 
   /** @throws NodeError */
   constructor(path: string) {
-    this.#walPath = `${path}-wal`;
     let statements: Statements | null = null;
     let journal: Journal | null = null;
     try {
@@ -94,24 +69,24 @@ export class ShardWriter {
       throw toNodeError(error);
     }
     try {
+      this.#wal = new ShardWal(this.db, path);
       statements = prepareStatements(this.db);
       this.sql = statements;
       this.#applied = new AppliedDeltas(this.sql);
       this.#applier = new DeltaApplier(this.sql, this.#applied);
-      const mark = this.#journalMark();
+      const mark = journalMark(this.sql);
       this.#entries = new EntryWriter(mark);
       journal = new Journal(`${path}-journal`, mark);
       this.#journal = journal;
       this.#committedSeq = this.meta("lastSeq");
       this.#committedInodes = this.meta("inodes");
       this.#rebuild();
-      // Numbers handed out before a power loss may have been lost with their deltas, yet be remembered by clients: never use them again.
-      this.#seq = Math.max(this.meta("seqReserved"), this.#lastSeq);
+      this.#numbers = new SequenceNumbers(this.sql, this.#lastSeq);
       try {
         this.#settle();
       } catch (error) {
         if (toNodeError(error).code !== "no_space") throw error;
-        this.#commitFailed(error);
+        this.#pace.failed(error);
         // New deltas are refused until it goes well, so nobody else syncs what was inherited.
         this.#journal.syncInherited();
       }
@@ -134,18 +109,6 @@ export class ShardWriter {
     return this.sql.getMeta.get(name)?.value ?? 0;
   }
 
-  /** Made with the shard. Six of its bytes are random, so that they fit a number. */
-  #journalMark(): Uint8Array {
-    let random = this.meta("journalMark");
-    if (random === 0) {
-      random = randomInt(1, 2 ** 48 - 1);
-      this.sql.setMeta.run("journalMark", random);
-    }
-    const mark = Buffer.from("kj\0\0\0\0\0\0", "latin1");
-    mark.writeUIntBE(random, MARK_BYTES - 6, 6);
-    return mark;
-  }
-
   /** To be called before anything is read. @throws NodeError */
   checkReadable(): void {
     if (!this.#lost) return;
@@ -164,12 +127,12 @@ export class ShardWriter {
     try {
       this.checkReadable();
       if (this.#unsettled) {
-        this.#checkRetry();
+        this.#pace.checkMayTry();
         this.#settle();
       }
       if (this.#journal.length + bytes > JOURNAL_MAX_BYTES && this.#journal.length > 0) {
         if (this.#releasing !== null) return this.#releasing;
-        this.#checkRetry();
+        this.#pace.checkMayTry();
         this.#commit();
       }
       try {
@@ -178,7 +141,7 @@ export class ShardWriter {
         // A commit lets the other file take over, which may have room.
         if (this.#releasing !== null) return this.#releasing;
         if (!this.#open) throw error;
-        this.#checkRetry();
+        this.#pace.checkMayTry();
         this.#commit();
         this.#journal.reserve(bytes);
       }
@@ -186,15 +149,6 @@ export class ShardWriter {
     } catch (error) {
       throw toNodeError(error);
     }
-  }
-
-  #checkRetry(): void {
-    if (performance.now() - this.#commitFailedMs < COMMIT_RETRY_MS) throw toNodeError(this.#commitError);
-  }
-
-  #commitFailed(error: unknown): void {
-    this.#commitFailedMs = performance.now();
-    this.#commitError = error;
   }
 
   /**
@@ -229,8 +183,7 @@ export class ShardWriter {
       if (error instanceof NodeError && error.code === "bad_request") return error;
       throw error;
     }
-    const seq = ++this.#seq;
-    if (seq > this.#seqReserved) throw new NodeError("io", "no sequence numbers are left: the database could not be written for long");
+    const seq = this.#numbers.next();
     const entry = { session, delta, seq, previousSeq: this.#lastSeq, syncedSeq: this.#journal.syncedSeq, timeMs };
     const counters = this.#applier.write(entry);
     this.#entries.add(entry);
@@ -241,10 +194,10 @@ export class ShardWriter {
 
   #count({ delta }: { delta: Pick<CommitRequest["delta"], "puts" | "deletes" | "bumps"> }): void {
     const rows = 1 + delta.puts.length + delta.deletes.length + delta.bumps.length;
-    this.#deltas++;
-    this.#rows += rows;
-    this.#bytesInWal += rows * ROW_WAL_BYTES;
-    for (const put of delta.puts) this.#bytesInWal += put.value.length + put.chunks.length;
+    let bytes = 0;
+    for (const put of delta.puts) bytes += put.value.length + put.chunks.length;
+    this.#pace.count(rows);
+    this.#wal.count(rows, bytes);
   }
 
   /** Runs `work` in the transaction, but not through the journal: what it does may be lost with the process. @throws NodeError */
@@ -282,9 +235,7 @@ export class ShardWriter {
     if (this.#open) return;
     this.sql.begin.run();
     this.#open = true;
-    this.#openedMs = performance.now();
-    this.#deltas = 0;
-    this.#rows = 0;
+    this.#pace.opened();
   }
 
   #tryRebuild(): void {
@@ -318,18 +269,13 @@ export class ShardWriter {
   #commitDatabase(): void {
     try {
       this.#begin();
-      let reserved = this.#seqReserved;
-      // Half a run early: the reservation is long on disk when its first number is used.
-      if (this.#seq > reserved - SEQ_RUN / 2) {
-        reserved = this.#seq + SEQ_RUN;
-        this.sql.setMeta.run("seqReserved", reserved);
-      }
+      this.#numbers.reserve();
       this.sql.setMeta.run("lastSeq", this.#lastSeq);
       this.sql.setMeta.run("inodes", this.#applier.inodes);
       this.sql.commit.run();
-      this.#seqReserved = reserved;
+      this.#numbers.committed();
     } catch (error) {
-      this.#commitFailed(error);
+      this.#pace.failed(error);
       this.#tryRebuild();
       throw error;
     }
@@ -341,8 +287,8 @@ export class ShardWriter {
   /** After a start: both journal files are inherited, and become free together. @throws SQLite's and the system's errors */
   #settle(): void {
     this.#commitDatabase();
-    this.#tryCheckpoint();
-    fdatasyncSync(this.#wal.fd);
+    this.#wal.tryCheckpoint();
+    this.#wal.syncNow();
     this.#journal.clear();
     this.#unsettled = false;
   }
@@ -361,7 +307,7 @@ export class ShardWriter {
     this.#commitDatabase();
     this.#journal.turn();
     this.#release();
-    if (this.#bytesInWal >= CHECKPOINT_FORCED_BYTES) this.#tryCheckpoint();
+    if (this.#wal.needsCheckpoint) this.#wal.tryCheckpoint();
   }
 
   #release(): void {
@@ -369,44 +315,24 @@ export class ShardWriter {
       () => {
         this.#journal.release();
         this.#releasing = null;
-        if (this.#isFull()) this.#scheduleCommit();
+        if (this.#pace.isFull(this.#journal.length)) this.#timer.scheduleCommit();
       },
       (error: unknown) => {
         this.#releasing = null;
-        this.#commitFailed(error);
+        this.#pace.failed(error);
       },
     );
   }
 
-  get #wal(): FileSync {
-    // SQLite makes it with the first commit.
-    this.#walFile ??= new FileSync(openSync(this.#walPath, "r+"));
-    return this.#walFile;
-  }
-
-  #isFull(): boolean {
-    return this.#deltas >= COMMIT_DELTAS || this.#rows >= COMMIT_ROWS || this.#journal.length >= COMMIT_JOURNAL_BYTES;
-  }
-
   #afterWrite(): void {
-    this.#writtenMs = performance.now();
-    if (this.#isFull()) this.#scheduleCommit();
-    this.#startTimer();
-  }
-
-  /** Not at once: the answers go out first. */
-  #scheduleCommit(): void {
-    if (this.#commitScheduled) return;
-    this.#commitScheduled = true;
-    setImmediate(() => {
-      this.#commitScheduled = false;
-      this.#tryCommit();
-    });
+    this.#pace.written();
+    if (this.#pace.isFull(this.#journal.length)) this.#timer.scheduleCommit();
+    this.#timer.startTicks();
   }
 
   #tryCommit(): void {
-    if (this.#closed || this.#lost || !this.#open || this.#releasing !== null) return;
-    if (performance.now() - this.#commitFailedMs < COMMIT_RETRY_MS) return;
+    if (this.#lost || !this.#open || this.#releasing !== null) return;
+    if (!this.#pace.mayTry) return;
     try {
       this.#commit();
     } catch {
@@ -417,43 +343,19 @@ export class ShardWriter {
   /** Brings everything into the database file itself: then neither WAL nor journal is needed. @throws SQLite's and the system's errors */
   #recover(): void {
     this.#commitDatabase();
-    this.#checkpoint();
-    fdatasyncSync(this.#wal.fd);
+    this.#wal.checkpoint();
+    this.#wal.syncNow();
     this.#journal.clear();
   }
 
-  #startTimer(): void {
-    if (this.#timer !== undefined || this.#closed) return;
-    this.#timer = setTimeout(() => {
-      this.#timer = undefined;
-      this.#tick();
-    }, TICK_MS);
-    this.#timer.unref();
-  }
-
-  #tick(): void {
-    const now = performance.now();
-    const idleMs = now - this.#writtenMs;
-    if (this.#open && (idleMs >= COMMIT_IDLE_MS || now - this.#openedMs >= COMMIT_AGE_MS)) this.#tryCommit();
-    if (!this.#open && this.#releasing === null && this.#bytesInWal >= CHECKPOINT_IDLE_BYTES && idleMs >= CHECKPOINT_IDLE_MS) {
+  /** Whether there is more to come. */
+  #tick(): boolean {
+    if (this.#open && this.#pace.isDue) this.#tryCommit();
+    if (!this.#open && this.#releasing === null && this.#wal.wantsCheckpoint && this.#pace.idleMs >= CHECKPOINT_IDLE_MS) {
       // The WAL is on disk already: the checkpoint's own fsync of it returns at once.
-      this.#tryCheckpoint();
+      this.#wal.tryCheckpoint();
     }
-    if (this.#open || this.#bytesInWal >= CHECKPOINT_IDLE_BYTES) this.#startTimer();
-  }
-
-  #tryCheckpoint(): void {
-    try {
-      this.#checkpoint();
-    } catch {
-      // A full disk: the WAL stays, and there will be another time.
-      this.#bytesInWal = 0;
-    }
-  }
-
-  #checkpoint(): void {
-    this.db.run("PRAGMA wal_checkpoint(PASSIVE)");
-    this.#bytesInWal = 0;
+    return this.#open || this.#wal.wantsCheckpoint;
   }
 
   /** Resolves, with the last sequence number, when every delta applied before survives power loss. @throws NodeError */
@@ -478,7 +380,7 @@ export class ShardWriter {
     if (this.#closed) return;
     while (this.#releasing !== null) await this.#releasing;
     this.#closed = true;
-    clearTimeout(this.#timer);
+    this.#timer.stop();
     try {
       this.checkReadable();
       this.#recover();
@@ -487,7 +389,7 @@ export class ShardWriter {
     }
     if (this.db.inTransaction) this.sql.rollback.run();
     await this.#journal.sync().catch(() => {});
-    this.#walFile?.close();
+    this.#wal.close();
     this.#journal.close();
     closeDatabase(this.db, Object.values(this.sql));
   }
