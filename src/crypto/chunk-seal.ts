@@ -16,11 +16,11 @@
  * the header in the store is for tools, and reading a block needs no second request for it.
  */
 import { createCipheriv, createDecipheriv, type KeyObject } from "node:crypto";
+import { readU32, writeU32 } from "../protocol/big-endian.ts";
 import { BLOCK_BYTES, CHUNK_HEADER_BYTES, CHUNK_ID_BYTES, CHUNK_MAX_BYTES, TAG_BYTES } from "../protocol/limits.ts";
 import type { EpochKeys } from "./epoch-keys.ts";
 import { IntegrityError } from "./integrity-error.ts";
 import type { KeyRing } from "./key-ring.ts";
-import { readU32, writeU32 } from "./scratch.ts";
 
 /** All that a client needs to fetch and open a chunk; what an extent record holds. */
 export interface ChunkRef {

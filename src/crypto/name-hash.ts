@@ -1,8 +1,10 @@
 /** Hashes of names: what a node sees of a directory entry or an extended attribute instead of its name. */
+
+import { writeU64 } from "../protocol/big-endian.ts";
 import { NAME_HASH_BYTES } from "../protocol/record-keys.ts";
 import type { HmacSha256 } from "./hmac.ts";
 import type { NamespaceKeys } from "./namespace-keys.ts";
-import { prefixViews, writeU64 } from "./scratch.ts";
+import { prefixViews } from "./scratch.ts";
 
 /** NAME_MAX and XATTR_NAME_MAX of Linux (limits.h): bytes of a name. */
 const NAME_MAX_BYTES = 255;

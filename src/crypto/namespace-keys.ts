@@ -1,10 +1,11 @@
 /** The keys of one namespace: name hashing (under the first epoch) and a record key per inode and epoch. */
+
+import { writeU64 } from "../protocol/big-endian.ts";
 import { NAMESPACE_NAME_PATTERN } from "../protocol/limits.ts";
 import { type EpochKeys, FIRST_EPOCH, KeyLabel, namespaceInfo } from "./epoch-keys.ts";
 import { GenerationCache } from "./generation-cache.ts";
 import { HmacSha256 } from "./hmac.ts";
 import type { KeyRing } from "./key-ring.ts";
-import { writeU64 } from "./scratch.ts";
 
 /**
  * Record keys kept per namespace and epoch: twice this many at most, some 150 bytes each. A hit costs 0.02 us, a miss (HKDF-Expand)

@@ -9,11 +9,12 @@
  * record, namespace or epoch, nor make a dentry lead to another inode. It can answer with an older value of the same record.
  */
 import { createCipheriv, createDecipheriv, randomFillSync } from "node:crypto";
+import { readU32, writeU32, writeU64 } from "../protocol/big-endian.ts";
 import { RECORD_KEY_MAX_BYTES, TAG_BYTES } from "../protocol/limits.ts";
 import { inodeOfKey } from "../protocol/record-keys.ts";
 import { IntegrityError } from "./integrity-error.ts";
 import { type NamespaceKeys, RECORD_VERSION, type RecordKeys } from "./namespace-keys.ts";
-import { prefixViews, readU32, writeU32, writeU64 } from "./scratch.ts";
+import { prefixViews } from "./scratch.ts";
 
 const NONCE_BYTES = 12;
 const NONCE_OFFSET = 5;

@@ -12,6 +12,7 @@
  *
  * Everything that a peer can get wrong here is a ProtocolError, found before memory is set aside for it.
  */
+import { readU32, writeU32 } from "./big-endian.ts";
 import { ProtocolError } from "./errors.ts";
 import { FRAME_BODY_MAX_BYTES, FRAME_HEADER_MAX_BYTES } from "./limits.ts";
 import { Op, type OpName, PROTOCOL_VERSION } from "./messages.ts";
@@ -192,19 +193,6 @@ export class FrameDecoder {
 
 function bodyMaxBytes(op: OpName, answer: boolean, error: boolean): number {
   return !error && ((op === "chunkPut" && !answer) || (op === "chunkGet" && answer)) ? FRAME_BODY_MAX_BYTES : 0;
-}
-
-function readU32(bytes: Uint8Array, at: number): number {
-  return (
-    (bytes[at] as number) * 2 ** 24 + (((bytes[at + 1] as number) << 16) | ((bytes[at + 2] as number) << 8) | (bytes[at + 3] as number))
-  );
-}
-
-function writeU32(bytes: Uint8Array, at: number, value: number): void {
-  bytes[at] = value >>> 24;
-  bytes[at + 1] = value >>> 16;
-  bytes[at + 2] = value >>> 8;
-  bytes[at + 3] = value;
 }
 
 /**
