@@ -2,98 +2,24 @@
  * Random operations on a mount and on a local folder at once: results, errnos, content and attributes must be the same, through the
  * mount that did them, through a second mount, and after a remount. KISEKI_TEST_OPS sets how many, KISEKI_TEST_SEED which.
  */
-import { afterAll, expect, test } from "bun:test";
-import { join } from "node:path";
-import fc from "fast-check";
-import { Driver } from "./random/driver.ts";
-import { anyOperation, type Operation, SETUP, showOperations } from "./random/operations.ts";
-import { howToRepeat, OPERATIONS, SEED } from "./random/settings.ts";
-import { cleanUp, TestMount, TestNode, tempFolder } from "./support/harness.ts";
-
-/** Operations of one sequence at most: long enough to get into trouble, short enough to shrink. */
-const SEQUENCE_MAX = 150;
-/** What fast-check makes of that on average. */
-const SEQUENCE_MEAN = SEQUENCE_MAX / 2;
-const RUNS = Math.max(1, Math.round(OPERATIONS / SEQUENCE_MEAN));
-/** A remount takes as long as a hundred operations. */
-const RUNS_PER_REMOUNT = 12;
-const TIMEOUT_MS = 120_000 + OPERATIONS * 20;
-
-interface Difference {
-  index: number;
-  op: Operation;
-  results: unknown[];
-}
+import { afterAll, test } from "bun:test";
+import { anyOperation, SETUP } from "./random/operations.ts";
+import { expectSameAsLocal, timeoutMs } from "./random/same-as-local.ts";
+import { OPERATIONS } from "./random/settings.ts";
+import { cleanUp } from "./support/harness.ts";
 
 afterAll(cleanUp);
 
 test(
   `${OPERATIONS} random operations do the same as on a local filesystem`,
-  async () => {
-    console.log(howToRepeat("model"));
-    const node = await TestNode.start();
-    const options = { args: ["-o", "allow_other"] };
-    let mount = await TestMount.mount(node, options);
-    const other = await TestMount.mount(node, options);
-    const local = join(tempFolder("local-"), "tree");
-    const driver = new Driver();
-    await driver.call("mkdir", [[local]]);
-    let runs = 0;
-
-    const remount = async (): Promise<void> => {
-      await mount.unmount();
-      mount = await TestMount.mount(node, { ...options, path: mount.path });
-    };
-    const check = async (withSetup: boolean, random: readonly Operation[]): Promise<void> => {
-      const operations = withSetup ? [...SETUP, ...random] : random;
-      const folder = `run-${++runs}`;
-      const [here, there] = [join(mount.path, folder), join(local, folder)];
-      await driver.call("mkdir", [[here, there]]);
-      const cut = operations.length >> 1;
-      const remounts = runs % RUNS_PER_REMOUNT === 0;
-      let failure = await driver.call<Difference | null>("model", [[here, there], operations.slice(0, cut), !remounts]);
-      if (failure === null && remounts) await remount();
-      failure ??= await driver.call<Difference | null>("model", [[here, there], operations.slice(cut)]);
-      if (failure !== null) {
-        throw new Error(
-          `${JSON.stringify(failure.op)}\n  mount: ${JSON.stringify(failure.results[0])}\n  local: ${JSON.stringify(failure.results[1])}`,
-        );
-      }
-      expect({ through: "the same mount", differs: await driver.call("compare", [here, there]) }).toEqual({
-        through: "the same mount",
-        differs: [],
-      });
-      const across = join(other.path, folder);
-      expect({ through: "another mount", differs: await driver.call("compare", [across, there]) }).toEqual({
-        through: "another mount",
-        differs: [],
-      });
-    };
-
-    await fc.assert(
-      fc.asyncProperty(
-        fc.integer({ min: 0, max: 9 }).map((n) => n > 0),
-        fc.array(anyOperation, { minLength: 1, maxLength: SEQUENCE_MAX, size: "max" }),
-        check,
-      ),
-      {
-        seed: SEED,
-        numRuns: RUNS,
-        reporter: (details) => {
-          if (!details.failed) return;
-          const [withSetup, random] = details.counterexample ?? [false, []];
-          const operations = withSetup ? [...SETUP, ...random] : random;
-          const cause = details.errorInstance instanceof Error ? details.errorInstance.message : String(details.errorInstance);
-          throw new Error(
-            `${howToRepeat("model")}\nsequence ${details.numRuns}, shrunk ${details.numShrinks} times:\n${showOperations(operations)}\n${cause}`,
-          );
-        },
-      },
-    );
-    // What stands on the node, without anything that a client remembers.
-    await remount();
-    expect(await driver.call("compare", [mount.path, local])).toEqual([]);
-    await driver.end();
-  },
-  TIMEOUT_MS,
+  () =>
+    expectSameAsLocal({
+      suite: "model",
+      operations: OPERATIONS,
+      sequenceMax: 150,
+      setup: SETUP,
+      anyOperation,
+      mountArgs: ["-o", "allow_other"],
+    }),
+  timeoutMs(OPERATIONS),
 );
