@@ -1,11 +1,12 @@
 import { afterEach, beforeAll, expect, test } from "bun:test";
 import { NodeError, TransportError } from "../protocol/errors.ts";
-import type { AnswerOf, OpName } from "../protocol/messages.ts";
-import { type ClientOpName, type FrameSession, type Reply, serveFrames } from "./frame-server.ts";
+import type { OpName } from "../protocol/messages.ts";
+import type { Reply } from "./frame-server.ts";
 import { NodeClient, type NodeClientOptions } from "./node-client.ts";
 import { tcpTls } from "./tcp-tls.ts";
 import { makeCa, makeIdentity, type TestCa } from "./test-pki.ts";
-import type { Listener, TlsIdentity } from "./transport.ts";
+import { type Answerer, ScriptedNode } from "./test-scripted-node.ts";
+import type { TlsIdentity } from "./transport.ts";
 
 let ca: TestCa;
 let nodeTls: TlsIdentity;
@@ -21,66 +22,16 @@ afterEach(() => {
   for (const cleanUp of cleanUps.splice(0)) cleanUp();
 });
 
-type Answerer = (op: ClientOpName, request: unknown, body: Uint8Array) => Reply<OpName> | Promise<Reply<OpName>> | undefined;
-
-/** A node that answers hello, and everything else as `answer` says; undefined: never. */
-class TestNode {
-  readonly sessions: FrameSession[] = [];
-  readonly seen: { op: ClientOpName; request: unknown }[] = [];
-  readonly closedBecause: string[] = [];
-  readonly warnings: object[] = [];
-  answer: Answerer = () => ({ answer: {} });
-  leaseMs = 5_000;
-  resumed = false;
-  #listener: Listener | null = null;
-  #port = 0;
-
-  get addr(): string {
-    return `127.0.0.1:${this.#port}`;
-  }
-
-  async listen(tls = nodeTls): Promise<this> {
-    this.#listener = await tcpTls.listen({ host: "127.0.0.1", port: this.#port, tls }, (connection) => {
-      const handle = (op: ClientOpName, request: unknown, body: Uint8Array): Reply<OpName> | Promise<Reply<OpName>> => {
-        this.seen.push({ op, request });
-        if (op === "hello") {
-          const said: AnswerOf<"hello"> = { nodeVersion: "1", cluster: "c", tenant: "t1", leaseMs: this.leaseMs, resumed: this.resumed };
-          return this.answer(op, request, body) ?? { answer: said };
-        }
-        return this.answer(op, request, body) ?? new Promise(() => {});
-      };
-      const logger = { warn: (fields: object) => void this.warnings.push(fields), error: () => {} };
-      const handler = { handle: handle as never, onClose: (reason: string) => void this.closedBecause.push(reason) };
-      this.sessions.push(serveFrames(connection, handler, logger));
-    });
-    this.#port = this.#listener.port;
-    cleanUps.push(() => this.stop());
-    return this;
-  }
-
-  get last(): FrameSession {
-    return this.sessions.at(-1) as FrameSession;
-  }
-
-  cut(): void {
-    this.last.connection.destroy("cut");
-  }
-
-  stop(): void {
-    this.#listener?.close();
-    for (const session of this.sessions) session.connection.destroy("stopped");
-  }
-}
-
-async function startNode(answer?: Answerer): Promise<TestNode> {
-  const node = new TestNode();
+async function startNode(answer?: Answerer): Promise<ScriptedNode> {
+  const node = new ScriptedNode(nodeTls);
+  cleanUps.push(() => node.stop());
   // Hello is answered by the node itself unless a test says otherwise.
   if (answer !== undefined) node.answer = answer;
   else node.answer = (op) => (op === "hello" ? undefined : { answer: {} });
   return await node.listen();
 }
 
-function clientOf(node: TestNode, options: Partial<NodeClientOptions> = {}): NodeClient {
+function clientOf(node: ScriptedNode, options: Partial<NodeClientOptions> = {}): NodeClient {
   const client = new NodeClient({
     addrs: [node.addr],
     tls: tenantTls,
