@@ -37,7 +37,7 @@ function resolveTime(time: Timestamp | "now", current: Timestamp): Timestamp {
 
 /** Commits a setattr without a size. The caller holds the inode's lock, and nothing is pending. */
 export async function changeAttributes(namespace: Namespace, inode: Inode, change: SetAttr): Promise<void> {
-  if (inode.isDirectory && inode.isOrphan) {
+  if (inode.isOrphan && !inode.isRegular) {
     // Nothing of a removed folder is stored any more; who has it open still sees it.
     inode.stored = applyPending(inode.stored, pendingOf(inode, change));
     return;

@@ -96,9 +96,11 @@ export class Entries {
     if (inode.openCount === 0) {
       change.deletePrefixes.push(inodePrefix(inode.number));
       inode.isVanishing = true;
-      return () => {
+      return (seq) => {
         inode.isOrphan = true;
-        this.namespace.drop(inode.number);
+        // A fifo, socket or device may be open, which only the kernel knows: its attributes stay in memory.
+        if (inode.isRegular) this.namespace.drop(inode.number);
+        else inode.committed(seq, attributes);
       };
     }
     const key = orphanKey(this.#sessionId, inode.number);
