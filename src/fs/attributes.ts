@@ -38,7 +38,7 @@ function resolveTime(time: Timestamp | "now", current: Timestamp): Timestamp {
 /** Commits a setattr without a size. The caller holds the inode's lock, and nothing is pending. */
 export async function changeAttributes(namespace: Namespace, inode: Inode, change: SetAttr): Promise<void> {
   if (inode.isOrphan && !inode.isRegular) {
-    // Nothing of a removed folder is stored any more; who has it open still sees it.
+    // Nothing of it is stored any more; who has it open, or works in it, still sees it.
     inode.stored = applyPending(inode.stored, pendingOf(inode, change));
     return;
   }
