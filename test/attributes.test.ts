@@ -160,3 +160,14 @@ lab.same(
   `,
   { shows: ["ctime: True", "steady: True", "folder: True", "changed: True"] },
 );
+
+lab.prints(
+  "reading moves no atime",
+  py`
+    put("f", pattern(10_000)); os.mkdir("d"); os.symlink("f", "l"); old = (5, 7)
+    for path in ["f", "d", "l"]: os.utime(path, ns=old, follow_symlinks=False)
+    get("f"); with_fd("f", os.O_RDWR, lambda fd: os.pread(fd, 100, 0)); os.listdir("d"); os.readlink("l"); with_fd("f", os.O_RDONLY, lambda fd: mmap.mmap(fd, 0, prot=mmap.PROT_READ)[:])
+    for path in ["f", "d", "l"]: show(path, (os.lstat(path).st_atime_ns, os.lstat(path).st_mtime_ns) == old)
+  `,
+  ["f: True", "d: True", "l: True"],
+);
