@@ -68,9 +68,9 @@ test("what was fsynced survives a power failure of the node: data, attributes, n
 
   for (let round = 1; round <= ROUNDS; round++) {
     const mount = await TestMount.mount(node);
-    await runOk("bash", ["-c", `echo not synced > ${disk}/control-${round}`]);
     await python(mount, WRITE(String(round)));
     node.freeze();
+    await runOk("bash", ["-c", `echo not synced > ${disk}/control-${round}`]);
     await runOk("cp", ["--sparse=always", image(round - 1), image(round)]);
     await mount.kill();
     await node.kill();
