@@ -99,8 +99,10 @@ export class Entries {
       return (seq) => {
         inode.isOrphan = true;
         // A fifo, socket or device may be open, which only the kernel knows: its attributes stay in memory.
-        if (inode.isRegular) this.namespace.drop(inode.number);
+        // So do a file's whose bytes are all known: an open that was on its way when its name was replaced still reads them.
+        if (inode.isRegular && !inode.isWholeKnown) this.namespace.drop(inode.number);
         else inode.committed(seq, attributes);
+        inode.isGone = true;
       };
     }
     const key = orphanKey(this.#sessionId, inode.number);

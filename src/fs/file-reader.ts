@@ -110,6 +110,7 @@ export class FileReader {
     let missing = firstMissing;
     for (let tries = 0; tries < GATHER_TRIES_MAX; tries++) {
       let brought: BroughtBlocks | null = null;
+      if (missing.length === 0 && inode.isGone) throw new FsError("ESTALE");
       // The first try of a small file brings its neighbours too; a file that changes meanwhile is asked for alone.
       if (missing.length === 0 && tries === 0 && inode.size <= REGION_BYTES) await loadFirstRegion(namespace, inode);
       else if (missing.length === 0) await loadRegions(namespace.shard, inode, offset, length);

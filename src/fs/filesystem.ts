@@ -210,8 +210,9 @@ export class Filesystem implements Vfs {
 
   #openCurrent(volume: Volume, inode: Inode, caller: Caller, flags: number): MaybePromise<Opened> {
     if (inode.isVanishing) return inode.locked(async () => undefined).then(() => this.open(caller, inode.ino, flags));
-    // The kernel looks the name up again.
-    if (inode.isOrphan && inode.openCount === 0) throw new FsError("ESTALE");
+    // The kernel looks the name up again, but only once: a reader may have what is still in memory.
+    const readsWhatIsLeft = inode.isGone && inode.isWholeKnown && (flags & (OpenFlag.O_ACCMODE | OpenFlag.O_TRUNC)) === OpenFlag.O_RDONLY;
+    if (inode.isOrphan && inode.openCount === 0 && !readsWhatIsLeft) throw new FsError("ESTALE");
     if ((flags & OpenFlag.O_TRUNC) === 0) return this.#opened(volume, inode, flags);
     return this.#openEmpty(volume, inode, caller, flags);
   }

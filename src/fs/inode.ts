@@ -4,7 +4,7 @@ import { isLater, type Timestamp } from "./clock.ts";
 import { type ContentMemory, FileContent } from "./file-content.ts";
 import { Folder, type FolderMemory } from "./folder.ts";
 import { FileType, type InodeAttributes } from "./inode-record.ts";
-import { maxOffset } from "./offsets.ts";
+import { maxOffset, regionOf } from "./offsets.ts";
 import type { LoadedInode, StoredRegion } from "./shard.ts";
 import type { Attr, Name, Offset } from "./vfs.ts";
 
@@ -43,6 +43,8 @@ export class Inode implements Attr {
   openCount = 0;
   /** Deleted; lives on for its open handles. */
   isOrphan = false;
+  /** Deleted, and nothing of it is stored any more: what is in memory is all that is left. */
+  isGone = false;
   /** A delta that deletes it whole, since it was not open, is under way: who wants to open it waits for the inode's lock. */
   isVanishing = false;
   /** Used since the eviction hand last passed. */
@@ -110,6 +112,14 @@ export class Inode implements Attr {
     this.leased = false;
     this.fetchedAtMs = Number.NEGATIVE_INFINITY;
     this.#folder?.forget();
+  }
+
+  /** Every extent of the file is in memory. The chunks that they name outlive the file by the node's grace period. */
+  get isWholeKnown(): boolean {
+    const regions = this.stored.size === 0 ? 0 : regionOf(this.stored.size) + 1;
+    if (regions > WHOLE_REGIONS_MAX) return false;
+    for (let region = 0; region < regions; region++) if (!this.content.isRegionKnown(region)) return false;
+    return true;
   }
 
   /** Lets go of what can be asked for again. */
@@ -266,6 +276,8 @@ export class Inode implements Attr {
   }
 }
 
+/** Larger files are not looked at region by region when they are deleted. */
+const WHOLE_REGIONS_MAX = 16;
 /** What st_size shows for a folder: any number would do (POSIX leaves it open); one that grows with it helps a reader. */
 const FOLDER_BASE_BYTES = 4096;
 const FOLDER_ENTRY_BYTES = 32;

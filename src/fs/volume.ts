@@ -185,6 +185,10 @@ export class Volume {
     const { inode } = handle;
     inode.openCount--;
     if (inode.openCount > 0 || !inode.isOrphan || inode.isDirectory) return;
+    if (inode.isGone) {
+      this.namespace.drop(inode.number);
+      return;
+    }
     this.#writer.discard(inode);
     this.tree.dropOrphan(inode).catch((error) => {
       this.#log.warn(
@@ -215,6 +219,7 @@ export class Volume {
   }
 
   async seek({ inode }: FileHandle, offset: Offset, whence: number): Promise<Offset> {
+    if (inode.isGone) throw new FsError("ESTALE");
     await this.#writer.writeOut(this.namespace, inode, false);
     return await seek(this.namespace, inode, offset, whence);
   }
