@@ -7,7 +7,8 @@ import { createTenant } from "../pki/cluster.ts";
 import type { Bump } from "../protocol/messages.ts";
 import { inodeKey, regionKey } from "../protocol/record-keys.ts";
 import { NodeClient } from "../transport/node-client.ts";
-import { makeDelta, randomSessionId } from "./test-node.ts";
+import { makeDelta } from "./test-delta.ts";
+import { randomSessionId } from "./test-node.ts";
 
 const NS = "default";
 const MAIN = join(import.meta.dir, "../main.ts");

@@ -5,7 +5,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { NodeError } from "../protocol/errors.ts";
 import { inodeKey, regionKey } from "../protocol/record-keys.ts";
-import { makeDelta, TestNode } from "./test-node.ts";
+import { makeDelta } from "./test-delta.ts";
+import { TestNode } from "./test-node.ts";
 
 const NS = "default";
 const folder = mkdtempSync(join(tmpdir(), "kiseki-full-"));

@@ -12,7 +12,8 @@ import type { ClientOpName } from "../transport/frame-server.ts";
 import type { ClientRequestOp, NodeClient } from "../transport/node-client.ts";
 import { tcpTls } from "../transport/tcp-tls.ts";
 import type { Connection, TlsIdentity } from "../transport/transport.ts";
-import { makeDelta, randomSessionId, TestNode } from "./test-node.ts";
+import { makeDelta } from "./test-delta.ts";
+import { randomSessionId, TestNode } from "./test-node.ts";
 
 const WANT = { lease: true, region0MaxBytes: 1_000 };
 const SECRET = new TextEncoder().encode("the victim's sealed bytes");

@@ -5,7 +5,8 @@ import { NodeError } from "../protocol/errors.ts";
 import type { Put } from "../protocol/messages.ts";
 import { dentryKey, inodeKey, inodePrefix, orphanKey, regionKey } from "../protocol/record-keys.ts";
 import type { NodeClient } from "../transport/node-client.ts";
-import { makeDelta, randomSessionId, TestNode } from "./test-node.ts";
+import { makeDelta } from "./test-delta.ts";
+import { randomSessionId, TestNode } from "./test-node.ts";
 
 const NS = "default";
 const WANT = { lease: true, region0MaxBytes: 0 };

@@ -4,7 +4,6 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createTenant } from "../pki/cluster.ts";
 import { SESSION_ID_BYTES } from "../protocol/limits.ts";
-import type { Delta } from "../protocol/messages.ts";
 import { NodeClient, type NodeClientOptions } from "../transport/node-client.ts";
 import { tcpTls } from "../transport/tcp-tls.ts";
 import type { TlsIdentity } from "../transport/transport.ts";
@@ -90,20 +89,4 @@ async function startNode(dataDir: string, port: number, options: Partial<Storage
 
 export function randomSessionId(): Uint8Array {
   return crypto.getRandomValues(new Uint8Array(SESSION_ID_BYTES));
-}
-
-/** A delta with what is not given left empty. */
-export function makeDelta(id: number, parts: Partial<Delta> = {}): Delta {
-  return {
-    id,
-    answeredBelow: 0,
-    checks: [],
-    puts: [],
-    deletes: [],
-    deletePrefixes: [],
-    bumps: [],
-    leases: [],
-    durable: false,
-    ...parts,
-  };
 }

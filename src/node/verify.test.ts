@@ -3,7 +3,8 @@ import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:f
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { regionKey } from "../protocol/record-keys.ts";
-import { makeDelta, TestNode } from "./test-node.ts";
+import { makeDelta } from "./test-delta.ts";
+import { TestNode } from "./test-node.ts";
 import { verifyDataFolder } from "./verify.ts";
 
 const id = (n: number) => new Uint8Array(32).fill(n);

@@ -1,6 +1,7 @@
 /** The engine that the conformance tests run on, and short ways to say what they do to it. */
 import { afterEach, beforeEach } from "bun:test";
 import type { Bump, Delta, StoredRecord } from "../../protocol/messages.ts";
+import { makeDelta } from "../test-delta.ts";
 import type { CommitOutcome, MetadataEngine, Shard } from "./engine.ts";
 
 /** Makes an engine over data that stays while `reopen` is called; `destroy` removes the data. */
@@ -66,18 +67,7 @@ export function engineUnderTest(makeFixture: () => EngineFixture): EngineUnderTe
     fixture.destroy();
   });
 
-  const delta = (parts: Partial<Delta>): Delta => ({
-    id: nextId++,
-    answeredBelow: 0,
-    checks: [],
-    puts: [],
-    deletes: [],
-    deletePrefixes: [],
-    bumps: [],
-    leases: [],
-    durable: false,
-    ...parts,
-  });
+  const delta = (parts: Partial<Delta>): Delta => makeDelta(nextId++, parts);
   return {
     get engine() {
       return engine;
