@@ -89,59 +89,63 @@ export class ContentStore {
 
   /** Brings blocks and pins them. `fresh`: from the node, past the cache, and not left in it (O_DIRECT). */
   async bring(wants: readonly BlockWant[], fresh: boolean): Promise<BroughtBlocks> {
+    const cached = this.#caches && !fresh;
+    const blocks = runsOf(wants).flatMap(({ source, first, count }) =>
+      Array.from({ length: count }, (_, i) => ({ source, block: first + i })),
+    );
+    // Read-ahead may be bringing some of them: wait for it, then ask for what is still missing.
+    if (cached) for (const { source, block } of blocks) await this.#fetching.get(blockKey(source, block))?.catch(() => undefined);
+    const find = ({ source, block }: BlockWant): number => (cached ? this.arena.find(source.key, block) : -1);
     const cells = new Map<string, number>();
     const release = (): void => {
       for (const cell of cells.values()) this.arena.unpin(cell);
       cells.clear();
     };
-    try {
-      await Promise.all(runsOf(wants).map((run) => this.#bringRun(run, fresh || !this.#caches, cells)));
-      return { cells, release };
-    } catch (error) {
-      release();
-      throw toFsError(error, "fetching a chunk");
+    // All cells at once, and holding none meanwhile: readers that each held some and waited for more would wait for each other.
+    let spare = await this.arena.take(blocks.filter((want) => find(want) < 0).length);
+    if (blocks.filter((want) => find(want) < 0).length > spare.length) {
+      // Others have evicted some that were there.
+      this.arena.unpinAll(spare);
+      spare = await this.arena.take(blocks.length);
     }
-  }
-
-  async #bringRun(run: Run, fresh: boolean, into: Map<string, number>): Promise<void> {
-    const { source, first, count } = run;
-    if (!fresh) {
-      // Read-ahead may be bringing some of them: wait for it, then ask for what is still missing.
-      for (let block = first; block < first + count; block++) await this.#fetching.get(blockKey(source, block))?.catch(() => undefined);
-      const missing: BlockWant[] = [];
-      for (let block = first; block < first + count; block++) {
-        const cell = this.arena.find(source.key, block);
-        if (cell < 0) {
-          missing.push({ source, block });
-          continue;
-        }
-        this.arena.pin(cell);
-        into.set(blockKey(source, block), cell);
+    const missing: BlockWant[] = [];
+    for (const want of blocks) {
+      const cell = find(want);
+      if (cell < 0) {
+        missing.push(want);
+        continue;
       }
-      if (missing.length > 0) await Promise.all(runsOf(missing).map((part) => this.#fetchRun(part, true, into)));
-      return;
+      this.arena.pin(cell);
+      cells.set(blockKey(want.source, want.block), cell);
     }
-    await this.#fetchRun(run, false, into);
+    const fetches = runsOf(missing).map((run) => {
+      const own = spare.splice(0, run.count);
+      own.forEach((cell, i) => {
+        cells.set(blockKey(run.source, run.first + i), cell);
+      });
+      return this.#fetchRun(run, own, cached);
+    });
+    this.arena.unpinAll(spare);
+    // Every one of them has to be over before the cells may be given back.
+    const failed = (await Promise.allSettled(fetches)).find((result) => result.status === "rejected");
+    if (failed === undefined) return { cells, release };
+    release();
+    throw toFsError(failed.reason, "fetching a chunk");
   }
 
-  async #fetchRun({ source, first, count }: Run, cache: boolean, into: Map<string, number> | null): Promise<void> {
-    const cells = into === null ? this.arena.tryTake(count) : await this.arena.take(count);
-    if (cells === null) return;
+  /** Fetches blocks into pinned cells, and makes them findable when `cache` is set. The cells stay the caller's. */
+  async #fetchRun({ source, first, count }: Run, cells: readonly number[], cache: boolean): Promise<void> {
     const fetching = this.#transfer.get(source.ref, first, cells);
     if (cache) for (let i = 0; i < count; i++) this.#fetching.set(blockKey(source, first + i), fetching);
     try {
       await fetching;
+      if (!cache) return;
       cells.forEach((cell, i) => {
-        if (cache) this.arena.publish(cell, source.key, first + i, blockCount(source.ref.bytes));
-        if (into !== null) into.set(blockKey(source, first + i), cell);
+        this.arena.publish(cell, source.key, first + i, blockCount(source.ref.bytes));
       });
-    } catch (error) {
-      this.arena.unpinAll(cells);
-      throw error;
     } finally {
       if (cache) for (let i = 0; i < count; i++) this.#fetching.delete(blockKey(source, first + i));
     }
-    if (into === null) this.arena.unpinAll(cells);
   }
 
   /** Starts bringing bytes [start, end) of a chunk into the cache, if there is memory for it now. Failures are the reader's to meet. */
@@ -155,7 +159,11 @@ export class ContentStore {
     for (const run of runsOf(wants)) {
       // Leaves room for readers that wait for something.
       if (this.arena.availableCount < this.arena.cellCount / 4) return;
-      this.#fetchRun(run, true, null).catch(() => undefined);
+      const cells = this.arena.tryTake(run.count);
+      if (cells === null) return;
+      this.#fetchRun(run, cells, true)
+        .catch(() => undefined)
+        .finally(() => this.arena.unpinAll(cells));
     }
   }
 
