@@ -2,19 +2,24 @@
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { limitClientMemory } from "./client-memory.ts";
 
 const REPO = join(import.meta.dir, "../..");
-/** The binary under test. */
-export const KISEKI = process.env.KISEKI_BIN ?? join(REPO, "dist/kiseki");
 
 interface Resource {
-  /** Must not throw, must not wait for what hangs. */
+  /** Must not throw (but for what is a test's failure), must not wait for what hangs. */
   end(): void | Promise<void>;
   /** The same for a process that is about to exit. */
   endNow(): void;
 }
 
 const resources: Resource[] = [];
+
+const BINARY = process.env.KISEKI_BIN ?? join(REPO, "dist/kiseki");
+const limited = limitClientMemory(BINARY);
+if (limited !== null) resources.push({ end: limited.end, endNow: limited.end });
+/** The binary under test. */
+export const KISEKI = limited?.path ?? BINARY;
 
 export function onCleanUp(resource: Resource): void {
   resources.push(resource);
