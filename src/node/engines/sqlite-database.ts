@@ -4,6 +4,9 @@
  * The connection is exclusive (no other process, no shared-memory index), which saves the file locks around each statement:
  * a point read costs 2 us instead of 4. WAL frames are written without fsync (synchronous=NORMAL): durable is what the
  * journal has on disk, see sqlite-writer.ts. Checkpoints sync by themselves. No mmap: a disk error must be an error, not SIGBUS.
+ *
+ * `records` has rowids on purpose: its keys then have a B-tree of their own. In one WITHOUT ROWID, every search reads the overflow pages of
+ * the large values (inline data) that it passes, to compare keys: listing 4,000 small files took 39,900 reads of the file, and now none.
  */
 import { Database, type Statement } from "bun:sqlite";
 
@@ -14,8 +17,7 @@ const APPLICATION_ID = 0x6b736b69;
 const SCHEMA_VERSION = 2;
 
 const SCHEMA = `
-CREATE TABLE records(key BLOB PRIMARY KEY, version INTEGER NOT NULL, link INTEGER NOT NULL, crc INTEGER NOT NULL, chunks BLOB, value BLOB NOT NULL)
-  WITHOUT ROWID;
+CREATE TABLE records(key BLOB PRIMARY KEY, version INTEGER NOT NULL, link INTEGER NOT NULL, crc INTEGER NOT NULL, chunks BLOB, value BLOB NOT NULL);
 CREATE TABLE counters(ino INTEGER PRIMARY KEY, links INTEGER NOT NULL, entries INTEGER NOT NULL, mtimeSec INTEGER NOT NULL,
   mtimeNsec INTEGER NOT NULL, bumps INTEGER NOT NULL);
 CREATE TABLE sessions(s INTEGER PRIMARY KEY, session BLOB NOT NULL UNIQUE);
@@ -119,7 +121,9 @@ export function prepareStatements(db: Database): Statements {
     anyInRange: db.prepare("SELECT 1 AS one FROM records WHERE key >= ? AND key < ? LIMIT 1"),
     range: db.prepare("SELECT key, version, link, crc, value FROM records WHERE key >= ? AND key < ? ORDER BY key LIMIT ?"),
     rangeOpen: db.prepare("SELECT key, version, link, crc, value FROM records WHERE key >= ? ORDER BY key LIMIT ?"),
-    put: db.prepare("INSERT OR REPLACE INTO records(key, version, link, crc, chunks, value) VALUES(?, ?, ?, ?, ?, ?)"),
+    put: db.prepare(`INSERT INTO records(key, version, link, crc, chunks, value) VALUES(?, ?, ?, ?, ?, ?)
+      ON CONFLICT(key) DO UPDATE SET version = excluded.version, link = excluded.link, crc = excluded.crc, chunks = excluded.chunks,
+        value = excluded.value`),
     remove: db.prepare("DELETE FROM records WHERE key = ?"),
     rangeChunks: db.prepare("SELECT key, chunks FROM records WHERE key >= ? AND key < ?"),
     removeRange: db.prepare("DELETE FROM records WHERE key >= ? AND key < ?"),
