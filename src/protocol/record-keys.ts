@@ -63,6 +63,11 @@ export function regionOfKey(key: Uint8Array): number {
   return readU64(key, 10);
 }
 
+/** Whether `key` is one that `regionKey` makes: only records under these refer to chunks. */
+export function isRegionKey(key: Uint8Array): boolean {
+  return key[0] === KEY_KIND_INODE && key[9] === INODE_SUB_REGION;
+}
+
 /** Key of one extended attribute; `nameHash` has 16 bytes. */
 export function xattrKey(ino: number, nameHash: Uint8Array): Uint8Array {
   const key = new Uint8Array(10 + NAME_HASH_BYTES);

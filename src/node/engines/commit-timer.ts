@@ -1,8 +1,9 @@
-/** Calls the writer back when no request does: once after the answers of this turn, and in ticks while there is something to tidy up. */
+/** Calls the writer back when no request does: after the answers of this turn, and in ticks while there is something to tidy up. */
 
 const TICK_MS = 25;
 
 export interface CommitTimerCallbacks {
+  readonly settle: () => void;
   readonly commit: () => void;
   /** Whether it is to be called again. */
   readonly tick: () => boolean;
@@ -10,6 +11,7 @@ export interface CommitTimerCallbacks {
 
 export class CommitTimer {
   readonly #callbacks: CommitTimerCallbacks;
+  #settleScheduled = false;
   #scheduled = false;
   #timer: ReturnType<typeof setTimeout> | undefined;
   #stopped = false;
@@ -19,6 +21,16 @@ export class CommitTimer {
   }
 
   /** Not at once: the answers go out first. */
+  scheduleSettle(): void {
+    if (this.#settleScheduled) return;
+    this.#settleScheduled = true;
+    setImmediate(() => {
+      this.#settleScheduled = false;
+      if (!this.#stopped) this.#callbacks.settle();
+    });
+  }
+
+  /** Likewise. */
   scheduleCommit(): void {
     if (this.#scheduled) return;
     this.#scheduled = true;

@@ -1,11 +1,11 @@
 /** Applies deltas inside the transaction that the shard has begun. */
 import { NodeError } from "../../protocol/errors.ts";
 import type { Check, Counters, Delta } from "../../protocol/messages.ts";
-import { INODE_SUB_ATTR, inodeOfKey, KEY_KIND_INODE, prefixEnd } from "../../protocol/record-keys.ts";
+import { INODE_SUB_ATTR, inodeOfKey, isRegionKey, KEY_KIND_INODE, prefixEnd } from "../../protocol/record-keys.ts";
 import type { AppliedDeltas } from "./applied-deltas.ts";
 import { chunkIdOf, chunkName, decodeChunkList, encodeChunkList } from "./chunk-list.ts";
 import type { CommitOutcome } from "./engine.ts";
-import type { JournalEntry } from "./journal-entry.ts";
+import type { DeltaEffects, JournalEntry } from "./journal-entry.ts";
 import { recordCrc, type Statements } from "./sqlite-database.ts";
 import { NO_COUNTERS } from "./sqlite-reads.ts";
 
@@ -25,6 +25,8 @@ export class DeltaApplier {
   readonly #applied: AppliedDeltas;
   /** Attribute records in the shard, with what the present transaction has done. */
   inodes = 0;
+  /** Written but for its records: see writeLater. */
+  #pending: WriteRequest | null = null;
 
   constructor(sql: Statements, applied: AppliedDeltas) {
     this.#sql = sql;
@@ -36,6 +38,7 @@ export class DeltaApplier {
    * @throws NodeError "bad_request"
    */
   check(session: Uint8Array, delta: Delta): CommitOutcome | null {
+    this.settle();
     for (const prefix of delta.deletePrefixes) {
       if (prefix.length < DELETE_PREFIX_MIN_BYTES || prefixEnd(prefix) === null) {
         throw new NodeError("bad_request", `expected a prefix of at least ${DELETE_PREFIX_MIN_BYTES} bytes, got ${prefix.length}`);
@@ -61,8 +64,48 @@ export class DeltaApplier {
    * Does what the delta says, whatever its checks. The same calls on the same state have the same result: a journal is replayed so.
    * @returns the counters that it bumped @throws NodeError "damaged", SQLite's errors: the transaction is spoiled then
    */
-  write({ session, delta, seq, timeMs }: WriteRequest): Counters[] {
-    for (const prefix of delta.deletePrefixes) this.#deletePrefix(prefix, timeMs);
+  write(request: WriteRequest): Counters[] {
+    this.settle();
+    for (const prefix of request.delta.deletePrefixes) this.#deletePrefix(prefix, request.timeMs);
+    this.#writeRecords(request);
+    return this.#bump(request.delta);
+  }
+
+  /**
+   * Like write, but may leave the records to settle(): then their time is not part of the answer's. Everybody who reads or writes
+   * records settles first, so nobody can tell. What replaces a list of chunks does not wait: the list may turn out to be damaged.
+   */
+  writeLater(request: WriteRequest): Counters[] {
+    if (!this.#mayWait(request.delta)) return this.write(request);
+    this.settle();
+    this.#pending = request;
+    return this.#bump(request.delta);
+  }
+
+  /** Writes what waits. @throws SQLite's errors: the transaction is spoiled then */
+  settle(): void {
+    if (this.#pending === null) return;
+    const request = this.#pending;
+    this.#pending = null;
+    this.#writeRecords(request);
+  }
+
+  /** The transaction was rolled back: what waits is no part of it. */
+  forgetPending(): void {
+    this.#pending = null;
+  }
+
+  #mayWait({ deletePrefixes, deletes, puts }: DeltaEffects): boolean {
+    if (deletePrefixes.length > 0) return false;
+    for (const key of deletes) if (isRegionKey(key)) return false;
+    for (const put of puts) {
+      if (put.chunks.length > 0) return false;
+      if (isRegionKey(put.key) && this.#sql.chunks.get(put.key)?.chunks != null) return false;
+    }
+    return true;
+  }
+
+  #writeRecords({ session, delta, seq, timeMs }: WriteRequest): void {
     for (const key of delta.deletes) this.#delete(key, timeMs);
     for (const put of delta.puts) {
       const chunks = encodeChunkList(put.chunks);
@@ -71,12 +114,14 @@ export class DeltaApplier {
       if (chunks !== null || (old !== null && old.chunks !== null)) this.#moveRefs(old === null ? null : old.chunks, put.chunks, timeMs);
       this.#sql.put.run(put.key, seq, put.link, recordCrc(put.key, seq, put.link, put.value), chunks, put.value);
     }
-    const counters: Counters[] = [];
-    for (const { ino, links, entries, mtimeSec, mtimeNsec } of delta.bumps) {
-      counters.push(this.#sql.bump.get(ino, links, entries, mtimeSec, mtimeNsec) ?? { ...NO_COUNTERS });
-    }
     this.#applied.add(session, delta.id, seq, delta.answeredBelow);
-    return counters;
+  }
+
+  #bump({ bumps }: DeltaEffects): Counters[] {
+    return bumps.map(
+      ({ ino, links, entries, mtimeSec, mtimeNsec }): Counters =>
+        this.#sql.bump.get(ino, links, entries, mtimeSec, mtimeNsec) ?? { ...NO_COUNTERS },
+    );
   }
 
   #holds(check: Check): boolean {

@@ -78,7 +78,7 @@ export class SqliteShard implements Shard {
     return row !== null && (row.refs > 0 || row.since > Date.now() - graceMs);
   }
   get inodeCount(): number {
-    return this.#writer.inodes;
+    return this.#read(() => this.#writer.inodes);
   }
 
   #read<T>(read: () => T): T {

@@ -3,6 +3,7 @@
  *
  *   apply        deltas are written in the open transaction, whose connection serves the reads too; one append puts all of them into the
  *                journal. A commit of SQLite's for each turn would cost two system calls for every page touched, 60 us for a create.
+ *                The records of the last delta are written once it is answered, or before the next read.
  *   commit       in an idle moment, or when much has come together; then the journal's files take turns, and the WAL is synced aside
  *   rebuild      any failure in between rolls the transaction back and applies the journal's entries again: what was answered is
  *                in the journal, what failed is not. It is also what a start does.
@@ -41,7 +42,11 @@ export class ShardWriter {
   readonly #entries: EntryWriter;
   readonly #wal: ShardWal;
   readonly #pace = new CommitPace();
-  readonly #timer = new CommitTimer({ commit: () => this.#tryCommit(), tick: () => this.#tick() });
+  readonly #timer = new CommitTimer({
+    settle: () => this.#trySettle(),
+    commit: () => this.#tryCommit(),
+    tick: () => this.#tick(),
+  });
   readonly #numbers: SequenceNumbers;
 
   /** That of the last delta applied. Numbers are skipped by restarts and failures. */
@@ -111,11 +116,22 @@ export class ShardWriter {
 
   /** To be called before anything is read. @throws NodeError */
   checkReadable(): void {
+    this.#trySettle();
     if (!this.#lost) return;
     try {
       this.#rebuild();
     } catch (error) {
       throw toNodeError(error);
+    }
+  }
+
+  /** Records that are still to be written are in the journal, so a failure loses none. */
+  #trySettle(): void {
+    if (this.#lost) return;
+    try {
+      this.#applier.settle();
+    } catch {
+      this.#tryRebuild();
     }
   }
 
@@ -165,6 +181,7 @@ export class ShardWriter {
       if (this.#entries.bytes.length > 0) {
         this.#journal.append(this.#entries, this.#lastSeq);
         this.#afterWrite();
+        this.#timer.scheduleSettle();
       }
       return results;
     } catch (error) {
@@ -185,7 +202,7 @@ export class ShardWriter {
     }
     const seq = this.#numbers.next();
     const entry = { session, delta, seq, previousSeq: this.#lastSeq, syncedSeq: this.#journal.syncedSeq, timeMs };
-    const counters = this.#applier.write(entry);
+    const counters = this.#applier.writeLater(entry);
     this.#entries.add(entry);
     this.#lastSeq = seq;
     this.#count(entry);
@@ -252,6 +269,7 @@ export class ShardWriter {
     // SQLite rolls back by itself on SQLITE_FULL and SQLITE_IOERR (lang_transaction.html, section 2.1).
     if (this.db.inTransaction) this.sql.rollback.run();
     this.#open = false;
+    this.#applier.forgetPending();
     this.#applied.reset();
     this.#applier.inodes = this.#committedInodes;
     this.#lastSeq = this.#committedSeq;
@@ -269,6 +287,7 @@ export class ShardWriter {
   #commitDatabase(): void {
     try {
       this.#begin();
+      this.#applier.settle();
       this.#numbers.reserve();
       this.sql.setMeta.run("lastSeq", this.#lastSeq);
       this.sql.setMeta.run("inodes", this.#applier.inodes);
