@@ -12,6 +12,7 @@ import type { Credentials } from "../crypto/credentials.ts";
 import { createLogger } from "../log.ts";
 import { CliError, ExitStatus, type Failure, failureOf } from "./failure.ts";
 import { isKisekiMount } from "./mountpoint.ts";
+import { ownCommand, servingEnvironment } from "./own-command.ts";
 import { untilStopped } from "./stop-signal.ts";
 
 /** The kernel has answered the mount process already: its answer to us takes milliseconds. */
@@ -31,11 +32,6 @@ type Answer = { readonly ready: true } | { readonly failure: Failure };
 function defaultLogFile(mountpoint: string): string {
   const folder = process.getuid?.() === 0 ? "/var/log" : process.env.XDG_STATE_HOME || join(homedir(), ".local/state");
   return join(folder, "kiseki", `${mountpoint.replace(/^\//, "").replaceAll("/", "-") || "root"}.log`);
-}
-
-/** How to start this program again: the binary, or bun and the script when it runs from source. */
-function ownCommand(): string[] {
-  return Bun.main.startsWith("/$bunfs/") ? [process.execPath] : [process.execPath, Bun.main];
 }
 
 function openLog(path: string): number {
@@ -59,6 +55,7 @@ export async function startInBackground(config: MountConfig, credentials: Creden
   const child = Bun.spawn([...ownCommand(), "mount-process", config.mountpoint], {
     cwd: "/",
     detached: true,
+    env: servingEnvironment(),
     stdin: "pipe",
     stdout: "pipe",
     // What the runtime itself says when it dies.

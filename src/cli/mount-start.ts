@@ -9,6 +9,7 @@ import { startInBackground } from "./background.ts";
 import { CliError, ExitStatus } from "./failure.ts";
 import type { MountJob } from "./mount-process.ts";
 import { checkIsFolder, resolveMountpoint } from "./mountpoint.ts";
+import { enterServingEnvironment } from "./own-command.ts";
 import { askPassphrase, readPassphraseFile } from "./passphrase.ts";
 import { untilStopped } from "./stop-signal.ts";
 
@@ -70,5 +71,6 @@ export async function startPreparedMount(prepared: PreparedMount): Promise<void>
 }
 
 export async function startMount(start: MountStart): Promise<void> {
+  if (start.foreground) enterServingEnvironment();
   await startPreparedMount(await prepareMount(start));
 }

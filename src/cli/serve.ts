@@ -1,5 +1,6 @@
 /** kiseki serve: runs a storage node in the foreground, or verifies its data. */
 import { type Command, Option } from "commander";
+import { enterServingEnvironment } from "./own-command.ts";
 
 /** As given on the command line. */
 export interface ServeOptions {
@@ -24,6 +25,7 @@ export function registerServe(program: Command): void {
     )
     .option("--verify", "read every record and chunk, report damage, and exit: 0 if there is none")
     .action(async (options: ServeOptions) => {
+      enterServingEnvironment();
       const { serve } = await import("./serve-run.ts");
       await serve(options);
     });
