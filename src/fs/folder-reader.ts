@@ -41,7 +41,10 @@ export class FolderReader {
 
   /** Offers the entries after `offset` to `fill` until it has no room or there are no more. Returns at once if all are in memory. */
   read(offset: number, withAttr: boolean, parentIno: number, fill: FillEntry): Promise<void> | undefined {
-    if (offset === 0) this.#page = null;
+    if (offset === 0) {
+      this.#page = null;
+      if (this.#dir.folder.isAhead) listAhead(this.#namespace, this.#dir);
+    }
     const attr = withAttr ? this.#dir : null;
     if (offset < COOKIE_DOT && !fill(".", this.#dir.ino, FileType.DIRECTORY, COOKIE_DOT, attr)) return undefined;
     if (offset < COOKIE_DOT_DOT && !fill("..", parentIno, FileType.DIRECTORY, COOKIE_DOT_DOT, null)) return undefined;

@@ -1,5 +1,6 @@
 /** What this client knows of a folder's entries: some names, names known to be absent, or all of them. */
 import type { Counters } from "../protocol/messages.ts";
+import type { FolderWalk } from "./folder-prefetch.ts";
 import type { Name } from "./vfs.ts";
 
 /** An entry; `number` 0: the name is known to be absent. */
@@ -30,8 +31,10 @@ export class Folder {
   missCount = 0;
   /** Files of the folder whose data had to be fetched. */
   contentMissCount = 0;
-  /** Folders in it that were listed for somebody. */
-  folderReadCount = 0;
+  /** How the folders in it are being read; null: not, so far. */
+  walk: FolderWalk | null = null;
+  /** It was listed, or is being listed, before anybody asked for it, and nobody has since. */
+  isAhead = false;
   /** A listing in progress that others may wait for. */
   listing: Promise<void> | null = null;
   /** The node recalls the entries before another mount's change is answered. */
@@ -138,7 +141,7 @@ export class Folder {
     this.isLeased = false;
     this.missCount = 0;
     this.contentMissCount = 0;
-    this.folderReadCount = 0;
+    this.walk = null;
     this.changes++;
   }
 

@@ -257,7 +257,9 @@ export class Namespace {
 
   /** What a name leads to; null: nothing. The inode is at most meta_ttl_ms old. */
   lookup(dir: Inode, name: Name): MaybePromise<Inode | null> {
-    const entry = this.folderOf(dir).find(name);
+    const folder = this.folderOf(dir);
+    if (folder.isAhead) listAhead(this, dir);
+    const entry = folder.find(name);
     if (entry === undefined) return this.#lookupMissing(dir, name);
     if (entry.number === 0) return null;
     const inode = this.get(entry.number);
@@ -280,7 +282,8 @@ export class Namespace {
   async #lookupMissing(dir: Inode, name: Name): Promise<Inode | null> {
     const { folder } = dir;
     folder.missCount++;
-    if (folder.missCount >= LIST_INSTEAD_MISSES && (dir.counters?.entries ?? 0) <= LIST_INSTEAD_ENTRIES_MAX) {
+    const worthListing = folder.missCount >= LIST_INSTEAD_MISSES && (dir.counters?.entries ?? 0) <= LIST_INSTEAD_ENTRIES_MAX;
+    if (worthListing || folder.listing !== null) {
       const listed = this.listWhole(dir);
       listAhead(this, dir);
       await listed;
