@@ -1,16 +1,22 @@
 /**
- * Makes what was written to a file so far survive power loss, without blocking the event loop: fdatasync on the thread pool. Requests
- * that come while one runs share the next one.
+ * Makes what was written to a file so far survive power loss. Where the last sync was short, the next is done at once: the event loop
+ * stands still for less than handing it to the thread pool and back would take from the one who waits (two wake-ups). Longer ones go
+ * to the pool, and requests that come while one runs share the next one.
  *
  * SQLite holds no locks on a WAL file (they are on the database file), so a descriptor of our own on it breaks none of them when it
  * is closed (fcntl(2), "advisory record locking": closing any descriptor of a file drops the process's locks on it).
  */
-import { closeSync, fdatasync, fsync, fsyncSync, openSync } from "node:fs";
+import { closeSync, fdatasync, fdatasyncSync, fsync, fsyncSync, openSync } from "node:fs";
+
+/** A sync that takes no longer than this, the thread pool's part included, is one that the event loop can do itself. */
+const AT_ONCE_MAX_MS = 0.5;
 
 /** Owns the descriptor that it is given. */
 export class FileSync {
   readonly fd: number;
   readonly #system: typeof fdatasync;
+  readonly #systemSync: typeof fdatasyncSync;
+  #lastMs = Number.POSITIVE_INFINITY;
   #running: Promise<void> | null = null;
   #next: Promise<void> | null = null;
   #closed = false;
@@ -19,10 +25,12 @@ export class FileSync {
   constructor(fd: number, whole = false) {
     this.fd = fd;
     this.#system = whole ? fsync : fdatasync;
+    this.#systemSync = whole ? fsyncSync : fdatasyncSync;
   }
 
-  /** Resolves when everything written before this call is on disk. @throws the system's error */
+  /** Resolves when everything written before this call is on disk. @throws the system's error, or Error when it is closed */
   sync(): Promise<void> {
+    if (this.#closed) return Promise.reject(new Error("the file is closed"));
     if (this.#running === null) return this.#start();
     // One that runs already may have begun before our bytes were written.
     this.#next ??= this.#running.then(
@@ -34,8 +42,11 @@ export class FileSync {
 
   #start(): Promise<void> {
     this.#next = null;
+    const startedMs = performance.now();
+    if (this.#lastMs <= AT_ONCE_MAX_MS) return this.#atOnce(startedMs);
     const running = new Promise<void>((resolve, reject) => {
       this.#system(this.fd, (error) => {
+        this.#lastMs = performance.now() - startedMs;
         if (this.#running === running) this.#running = null;
         if (error) reject(error);
         else resolve();
@@ -44,6 +55,19 @@ export class FileSync {
     });
     this.#running = running;
     return running;
+  }
+
+  #atOnce(startedMs: number): Promise<void> {
+    this.#running = null;
+    try {
+      this.#systemSync(this.fd);
+      return Promise.resolve();
+    } catch (error) {
+      return Promise.reject(error);
+    } finally {
+      this.#lastMs = performance.now() - startedMs;
+      if (this.#closed) closeSync(this.fd);
+    }
   }
 
   /** Closes the descriptor once nothing runs on it. */
