@@ -76,7 +76,7 @@ export class FolderWalk {
 
 function walkOf(dir: Inode): FolderWalk | null {
   const folder = dir.cachedFolder;
-  if (folder === null || !folder.isComplete || folder.presentCount > ENTRIES_MAX) return null;
+  if ((dir.counters?.links ?? 0) === 0 || folder === null || !folder.isComplete || folder.presentCount > ENTRIES_MAX) return null;
   folder.walk ??= new FolderWalk(folder);
   return folder.walk;
 }

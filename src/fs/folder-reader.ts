@@ -75,7 +75,8 @@ export class FolderReader {
     if (!folder.isComplete) return null;
     const items: Item[] = [];
     for (const [name, { number, type, cookie }] of folder.entries) if (number !== 0) items.push({ name, number, type, cookie });
-    items.sort((a, b) => a.cookie - b.cookie);
+    // A folder that was listed and not changed since is in order already.
+    if (!isSorted(items)) items.sort((a, b) => a.cookie - b.cookie);
     return { items, after: 0, more: false };
   }
 
@@ -103,6 +104,15 @@ export class FolderReader {
     }
     return page.more ? last : null;
   }
+}
+
+function isSorted(items: readonly Item[]): boolean {
+  let last = 0;
+  for (const { cookie } of items) {
+    if (cookie < last) return false;
+    last = cookie;
+  }
+  return true;
 }
 
 function isUsedUp(page: Page, after: number): boolean {

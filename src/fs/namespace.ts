@@ -171,8 +171,7 @@ export class Namespace {
   }
 
   /** Takes over an inode from an answer. */
-  absorb(loaded: LoadedInode): Inode {
-    const nowMs = performance.now();
+  absorb(loaded: LoadedInode, nowMs = performance.now()): Inode {
     const known = this.peek(loaded.number);
     if (known !== undefined) {
       known.absorb(loaded, nowMs);
@@ -205,7 +204,12 @@ export class Namespace {
   #remember(inode: Inode): void {
     this.#inodes.set(inode.number, inode);
     // It may have been given up and granted again.
-    this.#released.delete(inode.number);
+    if (this.#released.size > 0) this.#released.delete(inode.number);
+    if (this.#inodes.size > this.#inodesMax) this.#evict();
+    this.trimContents();
+  }
+
+  #evict(): void {
     // Second chance: what was used since the hand last passed goes to the end of the queue (a Map keeps the order of insertion).
     for (const [number, candidate] of this.#inodes) {
       if (this.#inodes.size <= this.#inodesMax) break;
@@ -219,7 +223,6 @@ export class Namespace {
       if (candidate.leased) this.#released.add(number);
       candidate.forgetMemory();
     }
-    this.trimContents();
     if (this.#released.size >= LEASE_RELEASE_BATCH) {
       this.shard.releaseLeases([...this.#released]);
       this.#released.clear();
@@ -367,7 +370,8 @@ export class Namespace {
   }> {
     const want = { lease: true, region0MaxBytes: 0 };
     const page = await this.shard.list(dir.number, after, { limit: LIST_PAGE_ENTRIES, inodes: true, want });
-    for (const { inode } of page.entries) if (inode !== null) this.absorb(inode).foundIn = dir;
+    const nowMs = performance.now();
+    for (const { inode } of page.entries) if (inode !== null) this.absorb(inode, nowMs).foundIn = dir;
     dir.absorbCounters(page.counters);
     dir.folder.seen(page.counters);
     return { ...page, lastHash: new Uint8Array(page.lastHash) };

@@ -4,6 +4,7 @@
 import { nameHash, xattrNameHash } from "../crypto/name-hash.ts";
 import type { NamespaceKeys } from "../crypto/namespace-keys.ts";
 import { openRecord, sealRecord } from "../crypto/record-seal.ts";
+import { readU32 } from "../protocol/big-endian.ts";
 import type { AnswerOf, Bump, Check, Counters, InodeBundle, InodeWant, RequestOf, StoredRecord } from "../protocol/messages.ts";
 import { dentryKey, inodeKey, prefixEnd, regionKey, regionOfKey, regionPrefix, xattrKey, xattrPrefix } from "../protocol/record-keys.ts";
 import type { ClientRequestOp } from "../transport/node-client-options.ts";
@@ -72,8 +73,7 @@ export const COOKIE_MIN = 3;
 
 /** The cookie of a 16-byte name hash. */
 export function cookieOf(hash: Uint8Array): number {
-  const view = new DataView(hash.buffer, hash.byteOffset, 8);
-  return Math.max(COOKIE_MIN, view.getUint32(0) * 2 ** 20 + (view.getUint32(4) >>> 12));
+  return Math.max(COOKIE_MIN, readU32(hash, 0) * 2 ** 20 + (readU32(hash, 4) >>> 12));
 }
 
 /** The greatest hash whose cookie is `cookie`: listing after it goes on with the next cookie. */

@@ -16,30 +16,47 @@ export function putU64(view: DataView, at: number, value: Offset): void {
   view.setInt32(at + 4, high, true);
 }
 
+/**
+ * The same into memory seen as 32-bit words, little-endian as all machines that run this; `at` is in bytes, a multiple of 4. Engines read and
+ * write typed arrays fast long before they have compiled a DataView's methods away, and replies are made right after a mount, too.
+ */
+export function storeU64(words: Uint32Array, at: number, value: Offset): void {
+  const index = at >>> 2;
+  if (typeof value === "bigint") {
+    words[index] = Number(BigInt.asUintN(32, value));
+    words[index + 1] = Number(BigInt.asUintN(32, value >> 32n));
+    return;
+  }
+  // Stores wrap modulo 2^32, which is two's complement for what is negative.
+  const high = Math.floor(value / TWO_TO_32);
+  words[index] = value - high * TWO_TO_32;
+  words[index + 1] = high;
+}
+
 /** Everyone's files belong to this user and group (mount options uid= and gid=). */
 export interface OwnerOverride {
   readonly uid: number | null;
   readonly gid: number | null;
 }
 
-/** Writes struct fuse_attr. */
-export function putAttr(view: DataView, at: number, attr: Attr, owner: OwnerOverride): void {
-  putU64(view, at + fuse_attr.ino, attr.ino);
-  putU64(view, at + fuse_attr.size, attr.size);
-  putU64(view, at + fuse_attr.blocks, attr.blocks);
-  putU64(view, at + fuse_attr.atime, attr.atimeSec);
-  putU64(view, at + fuse_attr.mtime, attr.mtimeSec);
-  putU64(view, at + fuse_attr.ctime, attr.ctimeSec);
-  view.setUint32(at + fuse_attr.atimensec, attr.atimeNsec, true);
-  view.setUint32(at + fuse_attr.mtimensec, attr.mtimeNsec, true);
-  view.setUint32(at + fuse_attr.ctimensec, attr.ctimeNsec, true);
-  view.setUint32(at + fuse_attr.mode, attr.mode, true);
-  view.setUint32(at + fuse_attr.nlink, attr.nlink, true);
-  view.setUint32(at + fuse_attr.uid, owner.uid ?? attr.uid, true);
-  view.setUint32(at + fuse_attr.gid, owner.gid ?? attr.gid, true);
-  view.setUint32(at + fuse_attr.rdev, attr.rdev, true);
-  view.setUint32(at + fuse_attr.blksize, PREFERRED_IO_BYTES, true);
-  view.setUint32(at + fuse_attr.flags, 0, true);
+/** Writes struct fuse_attr at byte `at`. */
+export function putAttr(words: Uint32Array, at: number, attr: Attr, owner: OwnerOverride): void {
+  storeU64(words, at + fuse_attr.ino, attr.ino);
+  storeU64(words, at + fuse_attr.size, attr.size);
+  storeU64(words, at + fuse_attr.blocks, attr.blocks);
+  storeU64(words, at + fuse_attr.atime, attr.atimeSec);
+  storeU64(words, at + fuse_attr.mtime, attr.mtimeSec);
+  storeU64(words, at + fuse_attr.ctime, attr.ctimeSec);
+  words[(at + fuse_attr.atimensec) >>> 2] = attr.atimeNsec;
+  words[(at + fuse_attr.mtimensec) >>> 2] = attr.mtimeNsec;
+  words[(at + fuse_attr.ctimensec) >>> 2] = attr.ctimeNsec;
+  words[(at + fuse_attr.mode) >>> 2] = attr.mode;
+  words[(at + fuse_attr.nlink) >>> 2] = attr.nlink;
+  words[(at + fuse_attr.uid) >>> 2] = owner.uid ?? attr.uid;
+  words[(at + fuse_attr.gid) >>> 2] = owner.gid ?? attr.gid;
+  words[(at + fuse_attr.rdev) >>> 2] = attr.rdev;
+  words[(at + fuse_attr.blksize) >>> 2] = PREFERRED_IO_BYTES;
+  words[(at + fuse_attr.flags) >>> 2] = 0;
 }
 
 /** How long the kernel may believe something, as the two words of a reply. */

@@ -1,7 +1,7 @@
 import { MappedMemory } from "../../ffi/libc/memory.ts";
 import { fuse_dirent, fuse_direntplus, fuse_entry_out } from "../../ffi/libfuse3/kernel.ts";
 import type { Attr, FillEntry, Name } from "../fs/vfs.ts";
-import { putU64 } from "./attributes.ts";
+import { storeU64 } from "./attributes.ts";
 import { putEntry, type ReplySettings } from "./replies.ts";
 
 /** The most that one answer to READDIR holds; a kernel that asks for more gets this much, and asks again. */
@@ -12,6 +12,7 @@ const TYPE_SHIFT = 12;
 /** Folder entries as the kernel reads them: struct fuse_dirent or fuse_direntplus, each aligned to 8 bytes. */
 export class DirectoryBuffer {
   readonly memory = new MappedMemory(BUFFER_BYTES);
+  readonly #words = new Uint32Array(this.memory.view.buffer);
   readonly #settings: ReplySettings;
   #capacity = 0;
   #used = 0;
@@ -34,7 +35,8 @@ export class DirectoryBuffer {
   }
 
   readonly fill: FillEntry = (name: Name, ino: number, type: number, cookie: number, attr: Attr | null): boolean => {
-    const { view, bytes } = this.memory;
+    const { bytes } = this.memory;
+    const words = this.#words;
     const start = this.#used;
     const dirent = this.#plus ? start + fuse_direntplus.dirent : start;
     const end = (dirent + fuse_dirent.name + name.length + 7) & ~7;
@@ -42,15 +44,16 @@ export class DirectoryBuffer {
     if (this.#plus) {
       // A zero node id means "no attributes given" here; for "." and ".." the kernel must not be given any.
       if (attr === null || name === "." || name === "..") bytes.fill(0, start, start + fuse_entry_out.SIZE);
-      else putEntry(view, start, attr, this.#settings);
+      else putEntry(words, start, attr, this.#settings);
     }
-    putU64(view, dirent + fuse_dirent.ino, ino);
-    putU64(view, dirent + fuse_dirent.off, cookie);
-    view.setUint32(dirent + fuse_dirent.namelen, name.length, true);
-    view.setUint32(dirent + fuse_dirent.type, type >>> TYPE_SHIFT, true);
+    storeU64(words, dirent + fuse_dirent.ino, ino);
+    storeU64(words, dirent + fuse_dirent.off, cookie);
+    words[(dirent + fuse_dirent.namelen) >>> 2] = name.length;
+    words[(dirent + fuse_dirent.type) >>> 2] = type >>> TYPE_SHIFT;
+    // The name is padded to 8 bytes. The padding is copied to the kernel, and must not carry what an earlier answer left there.
+    words[(end >>> 2) - 1] = 0;
+    words[(end >>> 2) - 2] = 0;
     bytes.write(name, dirent + fuse_dirent.name, "latin1");
-    // The padding is copied to the kernel, and must not carry what an earlier answer left there.
-    bytes.fill(0, dirent + fuse_dirent.name + name.length, end);
     this.#used = end;
     return true;
   };

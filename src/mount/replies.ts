@@ -16,7 +16,7 @@ import {
 import { iovec } from "../../ffi/libfuse3/layout.ts";
 import type { Libfuse } from "../../ffi/libfuse3/libfuse3.ts";
 import type { Attr, Offset, Opened, ReadResult, StatFs } from "../fs/vfs.ts";
-import { type OwnerOverride, putAttr, putU64, type Timeout } from "./attributes.ts";
+import { type OwnerOverride, putAttr, putU64, storeU64, type Timeout } from "./attributes.ts";
 
 /** Room for the largest fixed reply (entry and open together) and its neighbours. */
 const STRUCT_BYTES = 4096;
@@ -31,25 +31,25 @@ export interface ReplySettings {
   readonly owner: OwnerOverride;
 }
 
-/** Writes struct fuse_entry_out; a null attribute is the name that is not there. */
-export function putEntry(view: DataView, at: number, attr: Attr | null, settings: ReplySettings): void {
+/** Writes struct fuse_entry_out at byte `at`; a null attribute is the name that is not there. */
+export function putEntry(words: Uint32Array, at: number, attr: Attr | null, settings: ReplySettings): void {
   if (attr === null) {
-    putU64(view, at + fuse_entry_out.nodeid, 0);
-    putTimeouts(view, at, settings.negativeTimeout, settings.negativeTimeout);
+    storeU64(words, at + fuse_entry_out.nodeid, 0);
+    putTimeouts(words, at, settings.negativeTimeout, settings.negativeTimeout);
     return;
   }
-  putU64(view, at + fuse_entry_out.nodeid, attr.ino);
-  putTimeouts(view, at, settings.entryTimeout, settings.attrTimeout);
-  putAttr(view, at + fuse_entry_out.attr, attr, settings.owner);
+  storeU64(words, at + fuse_entry_out.nodeid, attr.ino);
+  putTimeouts(words, at, settings.entryTimeout, settings.attrTimeout);
+  putAttr(words, at + fuse_entry_out.attr, attr, settings.owner);
 }
 
-function putTimeouts(view: DataView, at: number, entry: Timeout, attr: Timeout): void {
+function putTimeouts(words: Uint32Array, at: number, entry: Timeout, attr: Timeout): void {
   // Inode numbers are never given out twice, so one generation does.
-  putU64(view, at + fuse_entry_out.generation, 0);
-  putU64(view, at + fuse_entry_out.entry_valid, entry.sec);
-  putU64(view, at + fuse_entry_out.attr_valid, attr.sec);
-  view.setUint32(at + fuse_entry_out.entry_valid_nsec, entry.nsec, true);
-  view.setUint32(at + fuse_entry_out.attr_valid_nsec, attr.nsec, true);
+  storeU64(words, at + fuse_entry_out.generation, 0);
+  storeU64(words, at + fuse_entry_out.entry_valid, entry.sec);
+  storeU64(words, at + fuse_entry_out.attr_valid, attr.sec);
+  words[(at + fuse_entry_out.entry_valid_nsec) >>> 2] = entry.nsec;
+  words[(at + fuse_entry_out.attr_valid_nsec) >>> 2] = attr.nsec;
 }
 
 /**
@@ -61,6 +61,7 @@ export class Replies implements Disposable {
   readonly #library: Libfuse;
   readonly #memory: MappedMemory;
   readonly #view: DataView;
+  readonly #words: Uint32Array;
   readonly #vectors: MappedMemory;
   /** Set when a reply goes out, so that an error after it (a release that throws) is not answered as well. */
   answered = false;
@@ -70,6 +71,7 @@ export class Replies implements Disposable {
     this.settings = settings;
     this.#memory = new MappedMemory(STRUCT_BYTES);
     this.#view = this.#memory.view;
+    this.#words = new Uint32Array(this.#view.buffer);
     this.#vectors = new MappedMemory(MAX_PIECES * iovec.SIZE);
   }
 
@@ -84,7 +86,7 @@ export class Replies implements Disposable {
   }
 
   entry(req: Pointer, attr: Attr | null): number {
-    putEntry(this.#view, 0, attr, this.settings);
+    putEntry(this.#words, 0, attr, this.settings);
     return this.#struct(req, fuse_entry_out.SIZE);
   }
 
@@ -93,7 +95,7 @@ export class Replies implements Disposable {
     putU64(this.#view, fuse_attr_out.attr_valid, attrTimeout.sec);
     this.#view.setUint32(fuse_attr_out.attr_valid_nsec, attrTimeout.nsec, true);
     this.#view.setUint32(fuse_attr_out.attr_valid_nsec + 4, 0, true);
-    putAttr(this.#view, fuse_attr_out.attr, attr, owner);
+    putAttr(this.#words, fuse_attr_out.attr, attr, owner);
     return this.#struct(req, fuse_attr_out.SIZE);
   }
 
@@ -103,7 +105,7 @@ export class Replies implements Disposable {
   }
 
   created(req: Pointer, attr: Attr, opened: Opened): number {
-    putEntry(this.#view, 0, attr, this.settings);
+    putEntry(this.#words, 0, attr, this.settings);
     this.#putOpened(fuse_entry_out.SIZE, opened);
     return this.#struct(req, fuse_entry_out.SIZE + fuse_open_out.SIZE);
   }
