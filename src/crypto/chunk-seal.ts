@@ -16,6 +16,7 @@
  * the header in the store is for tools, and reading a block needs no second request for it.
  */
 import { createCipheriv, createDecipheriv, type KeyObject } from "node:crypto";
+import { freeMemory } from "../free-memory.ts";
 import { readU32, writeU32 } from "../protocol/big-endian.ts";
 import { BLOCK_BYTES, CHUNK_HEADER_BYTES, CHUNK_ID_BYTES, CHUNK_MAX_BYTES, TAG_BYTES } from "../protocol/limits.ts";
 import type { EpochKeys } from "./epoch-keys.ts";
@@ -140,7 +141,9 @@ export function sealChunk(keys: EpochKeys, blocks: readonly Uint8Array[], out: U
     const cipher = createCipheriv("aes-256-gcm", key, blockNonce(index));
     cipher.setAAD(header);
     // update() has read the block when it returns, so the ciphertext may take its place.
-    part.set(cipher.update(part));
+    const ciphertext = cipher.update(part);
+    part.set(ciphertext);
+    freeMemory(ciphertext);
     cipher.final();
     out.set(cipher.getAuthTag(), CHUNK_HEADER_BYTES + index * SEALED_BLOCK_BYTES + part.length);
   }
@@ -183,6 +186,7 @@ export class ChunkOpener {
       throw new IntegrityError("a chunk block does not open: it was changed, or belongs elsewhere");
     }
     target.set(plaintext);
+    freeMemory(plaintext);
     return bytes;
   }
 }

@@ -12,21 +12,7 @@ interface Running {
   readonly pipeline: ChunkPipeline;
 }
 
-/**
- * Blocks moved between garbage collections: 32 MiB. Bun gives each piece of received bytes in a buffer of its own, outside the heap whose size
- * makes the engine collect; left alone, the process grew to 900 MiB while it read at full speed, with this to 460.
- */
-const BLOCKS_PER_COLLECTION = 512;
-
 let running: Running | null = null;
-let blocksMoved = 0;
-
-function collectGarbage(blocks: number): void {
-  blocksMoved += blocks;
-  if (blocksMoved < BLOCKS_PER_COLLECTION) return;
-  blocksMoved = 0;
-  Bun.gc(true);
-}
 
 function say(message: FromWorker): void {
   self.postMessage(message);
@@ -48,7 +34,6 @@ async function run(id: number, job: Job, timeoutMs: number): Promise<void> {
       await running.pipeline.get(job.ref, job.firstBlock, job.cells, timeoutMs);
       say({ kind: "done", id, ref: null });
     }
-    collectGarbage(job.cells.length);
   } catch (error) {
     say({ kind: "failed", id, error: packError(error) });
   }

@@ -1,5 +1,6 @@
 /** One established TLS socket as a Connection: a bounded send queue with small writes joined, and an orderly end. */
 import type { Socket } from "bun";
+import { freeMemory } from "../free-memory.ts";
 import type { Connection, Peer } from "./transport.ts";
 
 /** Above this many queued bytes send() asks its caller to wait: two whole chunks in each direction keep a stream busy. */
@@ -109,6 +110,7 @@ export class TlsConnection implements Connection {
   /** For the socket's handlers: bytes have come. */
   received(bytes: Uint8Array): void {
     if (!this.#closed) this.onData(bytes);
+    freeMemory(bytes);
   }
 
   /** For the socket's handlers: it takes bytes again. */
