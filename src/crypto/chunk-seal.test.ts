@@ -1,10 +1,10 @@
 import { describe, expect, test } from "bun:test";
 import fc from "fast-check";
 import { BLOCK_BYTES, CHUNK_HEADER_BYTES, CHUNK_MAX_BYTES, SEALED_CHUNK_MAX_BYTES, TAG_BYTES } from "../protocol/limits.ts";
+import { ChunkOpener } from "./chunk-opener.ts";
 import {
   blockBytes,
   blockCount,
-  ChunkOpener,
   type ChunkRef,
   chunkHeader,
   parseChunkHeader,
@@ -41,8 +41,14 @@ function seal(plain: Uint8Array, keys = ring): { ref: ChunkRef; sealed: Uint8Arr
 function open(ref: ChunkRef, sealed: Uint8Array, index: number, keys = ring): Uint8Array {
   const { offset, length } = sealedBlockRange(ref.bytes, index, 1);
   const target = new Uint8Array(blockBytes(ref.bytes, index));
-  new ChunkOpener(keys, ref).openBlock(index, sealed.subarray(offset, offset + length), target);
+  openInto(new ChunkOpener(keys, ref, index, [target]), sealed.subarray(offset, offset + length));
   return target;
+}
+
+function openInto(opener: ChunkOpener, sealed: Uint8Array): void {
+  opener.begin();
+  opener.write(sealed);
+  opener.finish();
 }
 
 const sizes = [1, 15, 4096, BLOCK_BYTES - 1, BLOCK_BYTES, BLOCK_BYTES + 1, 3 * BLOCK_BYTES + 100, CHUNK_MAX_BYTES];
@@ -65,6 +71,29 @@ describe("round trip", () => {
         expect(open(ref, sealed, index)).toEqual(plain.slice(index * BLOCK_BYTES, (index + 1) * BLOCK_BYTES));
       }),
       { numRuns: 60 },
+    );
+  });
+
+  test("several blocks at once, in pieces of any size, and anew after a piece", () => {
+    const plain = pattern(3 * BLOCK_BYTES + 100);
+    const { ref, sealed } = seal(plain);
+    const { offset, length } = sealedBlockRange(ref.bytes, 1, 3);
+    const cuts = fc.array(fc.oneof(fc.nat({ max: length }), fc.constantFrom(1, BLOCK_BYTES - 1, BLOCK_BYTES, BLOCK_BYTES + 3)), {
+      maxLength: 6,
+    });
+    fc.assert(
+      fc.property(cuts, fc.nat({ max: length }), (at, before) => {
+        const targets = Array.from({ length: 3 }, () => new Uint8Array(BLOCK_BYTES));
+        const opener = new ChunkOpener(ring, ref, 1, targets);
+        opener.begin();
+        opener.write(sealed.subarray(offset, offset + before));
+        opener.begin();
+        const borders = [0, ...at.sort((a, b) => a - b), length];
+        for (let i = 1; i < borders.length; i++) opener.write(sealed.slice(offset + (borders[i - 1] ?? 0), offset + (borders[i] ?? 0)));
+        opener.finish();
+        expect(Buffer.compare(Buffer.concat(targets).subarray(0, plain.length - BLOCK_BYTES), plain.subarray(BLOCK_BYTES))).toBe(0);
+      }),
+      { numRuns: 40 },
     );
   });
 
@@ -136,14 +165,21 @@ describe("does not open", () => {
   test("cut short; and nothing of it is written", () => {
     const { offset, length } = sealedBlockRange(ref.bytes, 1, 1);
     const target = new Uint8Array(BLOCK_BYTES).fill(0xee);
-    const opener = new ChunkOpener(ring, ref);
+    const opener = new ChunkOpener(ring, ref, 1, [target]);
     for (const less of [1, 16, 17, length]) {
-      expect(() => opener.openBlock(1, sealed.subarray(offset, offset + length - less), target)).toThrow(IntegrityError);
+      expect(() => openInto(opener, sealed.subarray(offset, offset + length - less))).toThrow(IntegrityError);
     }
     const changed = sealed.slice(offset, offset + length);
     changed[0] = (changed[0] as number) ^ 1;
-    expect(() => opener.openBlock(1, changed, target)).toThrow(IntegrityError);
+    expect(() => openInto(opener, changed)).toThrow(IntegrityError);
     expect(target.every((byte) => byte === 0xee)).toBe(true);
+  });
+
+  test("with bytes behind the last block", () => {
+    const opener = new ChunkOpener(ring, ref, 0, [new Uint8Array(BLOCK_BYTES), new Uint8Array(BLOCK_BYTES)]);
+    const blocks = sealed.subarray(CHUNK_HEADER_BYTES);
+    expect(() => openInto(opener, Buffer.concat([blocks, new Uint8Array(1)]))).toThrow(IntegrityError);
+    openInto(opener, blocks);
   });
 });
 

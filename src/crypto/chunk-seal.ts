@@ -15,13 +15,12 @@
  * A block opens only under its own chunk id, epoch, plaintext length and index. All of these come from the extent record, which is sealed:
  * the header in the store is for tools, and reading a block needs no second request for it.
  */
-import { createCipheriv, createDecipheriv, type KeyObject } from "node:crypto";
+import { createCipheriv } from "node:crypto";
 import { freeMemory } from "../free-memory.ts";
 import { readU32, writeU32 } from "../protocol/big-endian.ts";
-import { BLOCK_BYTES, CHUNK_HEADER_BYTES, CHUNK_ID_BYTES, CHUNK_MAX_BYTES, TAG_BYTES } from "../protocol/limits.ts";
+import { BLOCK_BYTES, CHUNK_HEADER_BYTES, CHUNK_MAX_BYTES, TAG_BYTES } from "../protocol/limits.ts";
 import type { EpochKeys } from "./epoch-keys.ts";
 import { IntegrityError } from "./integrity-error.ts";
-import type { KeyRing } from "./key-ring.ts";
 
 /** All that a client needs to fetch and open a chunk; what an extent record holds. */
 export interface ChunkRef {
@@ -102,7 +101,8 @@ function chunkId(keys: EpochKeys, parts: readonly Uint8Array[]): Uint8Array {
   return new Uint8Array(hasher.digest());
 }
 
-function blockNonce(index: number): Uint8Array {
+/** The nonce of block `index`: its number as 96 bits. */
+export function blockNonce(index: number): Uint8Array {
   const nonce = new Uint8Array(NONCE_BYTES);
   writeU32(nonce, NONCE_BYTES - 4, index);
   return nonce;
@@ -148,45 +148,4 @@ export function sealChunk(keys: EpochKeys, blocks: readonly Uint8Array[], out: U
     out.set(cipher.getAuthTag(), CHUNK_HEADER_BYTES + index * SEALED_BLOCK_BYTES + part.length);
   }
   return { id, epoch, bytes };
-}
-
-/** Opens blocks of one chunk. */
-export class ChunkOpener {
-  readonly #header: Uint8Array;
-  readonly #key: KeyObject;
-  readonly #bytes: number;
-
-  /** @throws RangeError for an impossible ref, IntegrityError for an unknown epoch. */
-  constructor(keys: KeyRing, ref: ChunkRef) {
-    if (ref.id.length !== CHUNK_ID_BYTES) throw new RangeError(`chunk id: expected ${CHUNK_ID_BYTES} bytes, got ${ref.id.length}`);
-    this.#header = chunkHeader(ref.epoch, ref.bytes);
-    this.#key = keys.epoch(ref.epoch).chunkKey(ref.id, this.#header);
-    this.#bytes = ref.bytes;
-  }
-
-  /**
-   * Opens block `index` into `target` from its start; `target` is written only after the block has been verified.
-   * @param sealed exactly the sealed block
-   * @returns plaintext bytes written
-   * @throws IntegrityError when it isn't that block
-   */
-  openBlock(index: number, sealed: Uint8Array, target: Uint8Array): number {
-    const bytes = blockBytes(this.#bytes, index);
-    if (index < 0 || bytes < 1) throw new RangeError(`block ${index}: beyond the chunk`);
-    if (sealed.length !== bytes + TAG_BYTES)
-      throw new IntegrityError(`a chunk block has ${sealed.length} bytes instead of ${bytes + TAG_BYTES}`);
-    if (target.length < bytes) throw new RangeError(`target: expected ${bytes} bytes, got ${target.length}`);
-    const decipher = createDecipheriv("aes-256-gcm", this.#key, blockNonce(index));
-    decipher.setAAD(this.#header);
-    decipher.setAuthTag(sealed.subarray(bytes));
-    const plaintext = decipher.update(sealed.subarray(0, bytes));
-    try {
-      decipher.final();
-    } catch {
-      throw new IntegrityError("a chunk block does not open: it was changed, or belongs elsewhere");
-    }
-    target.set(plaintext);
-    freeMemory(plaintext);
-    return bytes;
-  }
 }

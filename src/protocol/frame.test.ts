@@ -2,10 +2,10 @@ import { expect, test } from "bun:test";
 import fc from "fast-check";
 import { decodeRequest, encodeAnswerFrame, encodeErrorFrame, encodeRequestFrame } from "./codec.ts";
 import { ProtocolError } from "./errors.ts";
-import { type Frame, FrameDecoder } from "./frame.ts";
+import { type BodyTarget, type Frame, FrameDecoder } from "./frame.ts";
 import { FRAME_BODY_MAX_BYTES, FRAME_HEADER_MAX_BYTES } from "./limits.ts";
 
-function decoderOf(side: "node" | "client", bodyTarget?: (id: number, length: number) => Uint8Array | null | "discard") {
+function decoderOf(side: "node" | "client", bodyTarget?: (id: number, length: number) => BodyTarget) {
   const frames: Frame[] = [];
   const decoder = new FrameDecoder({ side, onFrame: (frame) => frames.push(frame), ...(bodyTarget ? { bodyTarget } : {}) });
   return { decoder, frames };
@@ -68,6 +68,21 @@ test("memory that was taken back while a body arrives is not written any more", 
   decoder.push(Buffer.concat(encodeAnswerFrame("ping", 6, {})));
   expect(memory).toEqual(new Uint8Array(1_500).fill(0xaa));
   expect(frames.map((frame) => frame.requestId)).toEqual([6]);
+});
+
+test("a sink gets a body in pieces, and nothing more when it was taken back", () => {
+  const got: string[] = [];
+  const sink = { length: 1_500, begin: () => got.push("begin"), write: (bytes: Uint8Array) => got.push(String(bytes.length)) };
+  const { decoder, frames } = decoderOf("client", () => sink);
+  const stream = Buffer.concat(encodeAnswerFrame("chunkGet", 5, { totalBytes: 9 }, [body(1_500)]));
+  decoder.push(stream.subarray(0, stream.length - 1_000));
+  decoder.push(stream.subarray(stream.length - 1_000));
+  expect(frames.map((frame) => [frame.requestId, frame.body.length])).toEqual([[5, 0]]);
+  decoder.push(stream.subarray(0, stream.length - 400));
+  decoder.abandonBody(5);
+  decoder.push(stream.subarray(stream.length - 400));
+  expect(got).toEqual(["begin", "500", "1000", "begin", "1100"]);
+  expect(frames.length).toBe(1);
 });
 
 /** A fixed part with the given fields, right where not given. */

@@ -38,23 +38,35 @@ export interface Frame {
   readonly body: Uint8Array;
 }
 
+/** Takes a body in pieces as they arrive. Neither method throws. */
+export interface BodySink {
+  /** Bytes at most. */
+  readonly length: number;
+  /** A body begins; also when one began before and was cut off with its connection. */
+  begin(): void;
+  /** The next piece; its memory is not to be kept. */
+  write(bytes: Uint8Array): void;
+}
+
 export interface FrameDecoderOptions {
   /** Who reads: a node takes requests and answers to recall, a client takes answers and recall requests. */
   readonly side: "node" | "client";
   readonly onFrame: (frame: Frame) => void;
   /**
-   * Where a body goes: memory of at least `length` bytes, which the body then fills from its start; null for new
-   * memory; "discard" when nobody waits for it: the frame is then passed over without onFrame.
+   * Where a body goes: memory of at least `length` bytes, which the body then fills from its start; a sink, and the frame then has an
+   * empty body; null for new memory; "discard" when nobody waits for it: the frame is then passed over without onFrame.
    */
-  readonly bodyTarget?: (requestId: number, length: number) => Uint8Array | null | "discard";
+  readonly bodyTarget?: (requestId: number, length: number) => BodyTarget;
 }
+
+export type BodyTarget = Uint8Array | BodySink | null | "discard";
 
 const NO_BYTES = new Uint8Array(0);
 
 /** Takes bytes in pieces of any size and gives frames. After a ProtocolError it must not be used again. */
 export class FrameDecoder {
   readonly #onFrame: (frame: Frame) => void;
-  readonly #bodyTarget: ((requestId: number, length: number) => Uint8Array | null | "discard") | undefined;
+  readonly #bodyTarget: ((requestId: number, length: number) => BodyTarget) | undefined;
   readonly #isNode: boolean;
 
   /** Fixed part of the frame being read, while it comes in pieces. */
@@ -72,6 +84,7 @@ export class FrameDecoder {
   #bodyFilled = 0;
   /** null until the header is whole. */
   #body: Uint8Array | null = null;
+  #sink: BodySink | null = null;
   #discard = false;
 
   constructor(options: FrameDecoderOptions) {
@@ -112,9 +125,10 @@ export class FrameDecoder {
         if (this.#headerFilled < header.length) return;
       }
       if (this.#bodyFilled < this.#bodyBytes) {
-        if (this.#body === null && !this.#discard) this.#startBody();
+        if (this.#body === null && this.#sink === null && !this.#discard) this.#startBody();
         const take = Math.min(this.#bodyBytes - this.#bodyFilled, end - at);
         if (this.#body !== null) this.#body.set(bytes.subarray(at, at + take), this.#bodyFilled);
+        else this.#sink?.write(bytes.subarray(at, at + take));
         this.#bodyFilled += take;
         at += take;
         if (this.#bodyFilled < this.#bodyBytes) return;
@@ -125,8 +139,9 @@ export class FrameDecoder {
 
   /** The memory given for the body of this answer is not to be written any more; what is still to come is passed over. */
   abandonBody(requestId: number): void {
-    if (this.#body !== null && this.#answer && this.#requestId === requestId) {
+    if ((this.#body !== null || this.#sink !== null) && this.#answer && this.#requestId === requestId) {
       this.#body = null;
+      this.#sink = null;
       this.#discard = true;
     }
   }
@@ -168,6 +183,7 @@ export class FrameDecoder {
     this.#bodyBytes = bodyBytes;
     this.#bodyFilled = 0;
     this.#body = null;
+    this.#sink = null;
     this.#discard = false;
   }
 
@@ -178,13 +194,17 @@ export class FrameDecoder {
     // allocUnsafeSlow: every byte is written before anyone sees it, and zeroing 4 MiB first costs as much as receiving it.
     else if (target === null) this.#body = Buffer.allocUnsafeSlow(length);
     else if (target.length < length) throw new ProtocolError(`frame: body of ${length} bytes, there is room for ${target.length}`);
-    else this.#body = target.length === length ? target : target.subarray(0, length);
+    else if (!(target instanceof Uint8Array)) {
+      this.#sink = target;
+      target.begin();
+    } else this.#body = target.length === length ? target : target.subarray(0, length);
   }
 
   #finish(header: Uint8Array): void {
     const body = this.#body ?? NO_BYTES;
     this.#header = null;
     this.#body = null;
+    this.#sink = null;
     this.#fixedFilled = 0;
     if (this.#discard) return;
     this.#onFrame({ op: this.#op, answer: this.#answer, error: this.#error, requestId: this.#requestId, header, body });

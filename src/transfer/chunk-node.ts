@@ -1,4 +1,5 @@
 /** Where sealed chunks go to and come from: the few calls of a storage node that src/transfer needs. */
+import type { BodySink } from "../protocol/frame.ts";
 import { backoffMs } from "../transport/backoff.ts";
 import { NodeClient, type NodeClientOptions } from "../transport/node-client.ts";
 
@@ -6,10 +7,10 @@ export interface ChunkNode {
   /** Stores a sealed chunk; resolves when it is durable. `sealed` must not change before this settles, and may then. */
   put(id: Uint8Array, sealed: Uint8Array, timeoutMs: number): Promise<void>;
   /**
-   * Reads `into.length` bytes of a sealed chunk from `offset`; nobody writes `into` after this has settled.
-   * @returns bytes read, and the length of the whole sealed chunk
+   * Reads `into.length` bytes of a sealed chunk from `offset`; nobody writes to `into` after this has settled.
+   * @returns the length of the whole sealed chunk
    */
-  get(id: Uint8Array, offset: number, into: Uint8Array, timeoutMs: number): Promise<{ received: number; totalBytes: number }>;
+  get(id: Uint8Array, offset: number, into: BodySink, timeoutMs: number): Promise<number>;
 }
 
 /** How a Worker reaches the storage nodes: plain data, for structured clone. */
@@ -25,8 +26,8 @@ function chunkNodeOf(client: NodeClient): ChunkNode {
       await client.call("chunkPut", { id }, { body: [sealed], timeoutMs });
     },
     async get(id, offset, into, timeoutMs) {
-      const { answer, body } = await client.call("chunkGet", { id, offset, length: into.length }, { bodyInto: into, timeoutMs });
-      return { received: body.length, totalBytes: answer.totalBytes };
+      const { answer } = await client.call("chunkGet", { id, offset, length: into.length }, { bodyInto: into, timeoutMs });
+      return answer.totalBytes;
     },
   };
 }

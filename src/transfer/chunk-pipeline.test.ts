@@ -2,6 +2,7 @@ import { beforeEach, expect, test } from "bun:test";
 import { IntegrityError } from "../crypto/integrity-error.ts";
 import { KeyRing } from "../crypto/key-ring.ts";
 import { TransportError } from "../protocol/errors.ts";
+import type { BodySink } from "../protocol/frame.ts";
 import { BLOCK_BYTES } from "../protocol/limits.ts";
 import type { ChunkNode } from "./chunk-node.ts";
 import { ChunkPipeline } from "./chunk-pipeline.ts";
@@ -21,12 +22,12 @@ class FakeNode implements ChunkNode {
     this.chunks.set(id.toHex(), sealed.slice());
   }
 
-  async get(id: Uint8Array, offset: number, into: Uint8Array): Promise<{ received: number; totalBytes: number }> {
+  async get(id: Uint8Array, offset: number, into: BodySink): Promise<number> {
     await this.#pass();
     const chunk = this.chunks.get(id.toHex()) as Uint8Array;
-    const part = chunk.subarray(offset, offset + into.length);
-    into.set(part);
-    return { received: part.length, totalBytes: chunk.length };
+    into.begin();
+    into.write(chunk.subarray(offset, offset + into.length));
+    return chunk.length;
   }
 
   async #pass(): Promise<void> {

@@ -4,7 +4,8 @@
  *
  * While a put or get runs, its cells belong to it.
  */
-import { blockBytes, blockCount, ChunkOpener, type ChunkRef, sealChunk, sealedBlockRange, sealedChunkBytes } from "../crypto/chunk-seal.ts";
+import { ChunkOpener } from "../crypto/chunk-opener.ts";
+import { blockBytes, blockCount, type ChunkRef, sealChunk, sealedBlockRange, sealedChunkBytes } from "../crypto/chunk-seal.ts";
 import { IntegrityError } from "../crypto/integrity-error.ts";
 import type { KeyRing } from "../crypto/key-ring.ts";
 import { TransportError } from "../protocol/errors.ts";
@@ -12,12 +13,13 @@ import { BLOCK_BYTES, SEALED_CHUNK_MAX_BYTES } from "../protocol/limits.ts";
 import { BufferPool } from "./buffer-pool.ts";
 import type { ChunkNode } from "./chunk-node.ts";
 
-/** A transfer of at most this many blocks is small: it takes a small buffer, and never waits behind whole chunks for one. */
+/** A transfer of at most this many blocks is small, and never waits behind whole chunks; a put takes a small buffer for it. */
 export const SMALL_BLOCKS_MAX = 2;
 const SMALL_BUFFER_BYTES = sealedChunkBytes(SMALL_BLOCKS_MAX * BLOCK_BYTES);
 
+/** Sealed chunks on their way to the node: so many puts run at a time. */
 export interface PipelineBuffers {
-  /** Buffers for transfers of more than SMALL_BLOCKS_MAX blocks, SEALED_CHUNK_MAX_BYTES each; 0: only small transfers. */
+  /** Buffers for puts of more than SMALL_BLOCKS_MAX blocks, SEALED_CHUNK_MAX_BYTES each; 0: only small ones. */
   readonly large: number;
   readonly small: number;
 }
@@ -61,26 +63,19 @@ export class ChunkPipeline {
   }
 
   /**
-   * Fetches blocks `firstBlock` to `firstBlock + cells.length - 1` of a chunk in one request and opens each into its cell.
+   * Fetches blocks `firstBlock` to `firstBlock + cells.length - 1` of a chunk in one request and opens each into its cell as it arrives.
    * When it rejects, some of the cells may have been written.
    * @throws NodeError, TransportError, IntegrityError, RangeError
    */
   async get(ref: ChunkRef, firstBlock: number, cells: ArrayLike<number>, timeoutMs: number): Promise<void> {
-    const { offset, length } = sealedBlockRange(ref.bytes, firstBlock, cells.length);
+    const { offset } = sealedBlockRange(ref.bytes, firstBlock, cells.length);
     const targets = Array.from(cells, (cell, i) => this.#cell(cell, blockBytes(ref.bytes, firstBlock + i)));
-    const opener = new ChunkOpener(this.#keys, ref);
-    await this.#withBuffer(cells.length, timeoutMs, async (buffer, leftMs) => {
-      const { received, totalBytes } = await this.#node.get(ref.id, offset, buffer.subarray(0, length), leftMs);
-      if (totalBytes !== sealedChunkBytes(ref.bytes) || received !== length) {
-        throw new IntegrityError(`a stored chunk has ${totalBytes} bytes instead of ${sealedChunkBytes(ref.bytes)}`);
-      }
-      let at = 0;
-      for (const [i, target] of targets.entries()) {
-        const end = at + sealedBlockRange(ref.bytes, firstBlock + i, 1).length;
-        opener.openBlock(firstBlock + i, buffer.subarray(at, end), target);
-        at = end;
-      }
-    });
+    const opener = new ChunkOpener(this.#keys, ref, firstBlock, targets);
+    const totalBytes = await this.#node.get(ref.id, offset, opener, timeoutMs);
+    if (totalBytes !== sealedChunkBytes(ref.bytes)) {
+      throw new IntegrityError(`a stored chunk has ${totalBytes} bytes instead of ${sealedChunkBytes(ref.bytes)}`);
+    }
+    opener.finish();
   }
 
   #cell(cell: number, bytes: number): Uint8Array {

@@ -18,10 +18,11 @@ function say(message: FromWorker): void {
   self.postMessage(message);
 }
 
-function start({ arena, keys: material, node, buffers }: StartMessage): Running {
+function start({ arena, keys: material, node, limits }: StartMessage): Running {
   const keys = KeyRing.fromMaterial(material);
   for (const { key } of material.keys) key.fill(0);
   const connection = new DataConnection(node, (message) => say({ kind: "log", message }));
+  const buffers = { large: limits.put, small: limits.small };
   return { keys, connection, pipeline: new ChunkPipeline({ arena, keys, node: connection.node, buffers }) };
 }
 

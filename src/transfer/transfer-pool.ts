@@ -1,6 +1,6 @@
 /**
  * The chunk Workers, seen from the thread that runs the filesystem: put and get by cell numbers. Each job goes to the Worker with most
- * free buffers; when none has one it waits here, first come first. The number of jobs is bounded by the cells that they hold.
+ * free places; when none has one it waits here, first come first. The number of jobs is bounded by the cells that they hold.
  *
  * A message to a Worker and back costs 36 us, as much as a small transfer itself, so while few of those run they are done on the
  * calling thread, over a connection of its own.
@@ -11,11 +11,14 @@ import { type KeyMaterial, KeyRing } from "../crypto/key-ring.ts";
 import { TransportError } from "../protocol/errors.ts";
 import { type ChunkNode, DataConnection, type NodeSettings } from "./chunk-node.ts";
 import { ChunkPipeline, type PipelineBuffers, SMALL_BLOCKS_MAX } from "./chunk-pipeline.ts";
-import type { Job } from "./worker-messages.ts";
+import type { Job, JobKind, JobLimits } from "./worker-messages.ts";
 import { spawnChunkWorker, type WorkerLike, WorkerThread } from "./worker-thread.ts";
 
-/** Of each Worker: 4 whole chunks (17 MiB) keep a connection busy while chunks are sealed, and 16 small transfers (2 MiB). */
-const WORKER_BUFFERS: PipelineBuffers = { large: 4, small: 16 };
+/**
+ * Of each Worker: 4 whole chunks (17 MiB) keep a connection busy while chunks are sealed, and 16 small transfers (2 MiB). Gets need no
+ * memory but their cells; 16 MiB of them on their way hide the node's disk.
+ */
+const WORKER_LIMITS: JobLimits = { put: 4, get: 16, small: 16 };
 /** Small transfers at a time on the calling thread: more would hold up its request loop. */
 const INLINE_IN_FLIGHT_MAX = 2;
 const INLINE_BUFFERS: PipelineBuffers = { large: 0, small: 8 };
@@ -50,7 +53,7 @@ export interface TransferPoolOptions {
 
 interface Waiting {
   readonly job: Job;
-  readonly large: boolean;
+  readonly kind: JobKind;
   readonly deadlineMs: number;
   readonly timeoutMs: number;
   attempts: number;
@@ -62,10 +65,8 @@ export class TransferPool {
   readonly #options: TransferPoolOptions;
   readonly #keys: KeyRing;
   readonly #threads = new Set<WorkerThread>();
-  readonly #waitingLarge: Waiting[] = [];
-  readonly #waitingSmall: Waiting[] = [];
+  readonly #waiting: Record<JobKind, Waiting[]> = { small: [], get: [], put: [] };
   readonly #restartsAtMs: number[] = [];
-  readonly #buffers = WORKER_BUFFERS;
   #inline: { readonly connection: DataConnection; readonly pipeline: ChunkPipeline } | null = null;
   #inlineInFlight = 0;
   #state: "new" | "running" | "closed" = "new";
@@ -150,7 +151,7 @@ export class TransferPool {
     const { arena, node, onWarning, spawn = spawnChunkWorker } = this.#options;
     const thread = new WorkerThread(
       spawn(),
-      { kind: "start", arena, keys: this.#keys.export(), node, buffers: this.#buffers },
+      { kind: "start", arena, keys: this.#keys.export(), node, limits: WORKER_LIMITS },
       { onLost: (lost, reason) => this.#lost(lost, reason), onLog: (message) => onWarning?.(`chunk worker: ${message}`) },
     );
     this.#threads.add(thread);
@@ -185,19 +186,21 @@ export class TransferPool {
     return new Promise((resolve, reject) => {
       this.#requireRunning();
       if (this.#threads.size === 0) throw new TransportError("closed", "all chunk workers have failed");
-      const large = job.cells.length > SMALL_BLOCKS_MAX;
-      const waiting: Waiting = { job, large, deadlineMs: performance.now() + timeoutMs, timeoutMs, attempts: 0, resolve, reject };
-      (large ? this.#waitingLarge : this.#waitingSmall).push(waiting);
+      const kind = job.cells.length > SMALL_BLOCKS_MAX ? job.kind : "small";
+      const waiting: Waiting = { job, kind, deadlineMs: performance.now() + timeoutMs, timeoutMs, attempts: 0, resolve, reject };
+      this.#waiting[kind].push(waiting);
       this.#dispatch();
     });
   }
 
   #dispatch(): void {
-    this.#dispatchFrom(this.#waitingSmall, "small");
-    this.#dispatchFrom(this.#waitingLarge, "large");
+    this.#dispatchKind("small");
+    this.#dispatchKind("get");
+    this.#dispatchKind("put");
   }
 
-  #dispatchFrom(queue: Waiting[], kind: keyof PipelineBuffers): void {
+  #dispatchKind(kind: JobKind): void {
+    const queue = this.#waiting[kind];
     while (queue.length > 0) {
       let best: WorkerThread | null = null;
       for (const thread of this.#threads) if (thread.free(kind) > (best?.free(kind) ?? 0)) best = thread;
@@ -213,7 +216,7 @@ export class TransferPool {
       return;
     }
     waiting.attempts++;
-    thread.run(waiting.job, waiting.large, leftMs, {
+    thread.run(waiting.job, waiting.kind, leftMs, {
       done: (ref) => {
         waiting.resolve(ref);
         this.#dispatch();
@@ -225,7 +228,7 @@ export class TransferPool {
       lost: () => {
         if (this.#state !== "running") waiting.reject(new TransportError("closed", "the transfer pool was closed"));
         else if (waiting.attempts >= ATTEMPTS_MAX) waiting.reject(new TransportError("closed", "the chunk worker failed"));
-        else (waiting.large ? this.#waitingLarge : this.#waitingSmall).unshift(waiting);
+        else this.#waiting[waiting.kind].unshift(waiting);
       },
     });
   }
@@ -247,6 +250,6 @@ export class TransferPool {
   }
 
   #rejectWaiting(error: Error): void {
-    for (const waiting of [...this.#waitingSmall.splice(0), ...this.#waitingLarge.splice(0)]) waiting.reject(error);
+    for (const queue of Object.values(this.#waiting)) for (const waiting of queue.splice(0)) waiting.reject(error);
   }
 }

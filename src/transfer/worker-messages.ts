@@ -5,14 +5,13 @@ import type { KeyMaterial } from "../crypto/key-ring.ts";
 import { NodeError, TransportError, type TransportErrorKind } from "../protocol/errors.ts";
 import { NODE_ERRORS, type NodeErrorCode } from "../protocol/messages.ts";
 import type { NodeSettings } from "./chunk-node.ts";
-import type { PipelineBuffers } from "./chunk-pipeline.ts";
 
 export interface StartMessage {
   readonly kind: "start";
   readonly arena: SharedArrayBuffer;
   readonly keys: KeyMaterial;
   readonly node: NodeSettings;
-  readonly buffers: PipelineBuffers;
+  readonly limits: JobLimits;
 }
 
 export interface PutJob {
@@ -29,6 +28,17 @@ export interface GetJob {
 }
 
 export type Job = PutJob | GetJob;
+
+/** Jobs of each kind that run at a time in one Worker. */
+export interface JobLimits {
+  /** Puts of more than SMALL_BLOCKS_MAX blocks, each with a buffer for a whole chunk. */
+  readonly put: number;
+  /** Gets of more than SMALL_BLOCKS_MAX blocks. */
+  readonly get: number;
+  readonly small: number;
+}
+
+export type JobKind = keyof JobLimits;
 
 export type ToWorker =
   | StartMessage

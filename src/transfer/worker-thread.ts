@@ -3,8 +3,7 @@
 import type { ChunkRef } from "../crypto/chunk-seal.ts";
 import { TransportError } from "../protocol/errors.ts";
 import { workerUrl } from "../worker-url.ts";
-import type { PipelineBuffers } from "./chunk-pipeline.ts";
-import { type FromWorker, type Job, type StartMessage, type ToWorker, unpackError } from "./worker-messages.ts";
+import { type FromWorker, type Job, type JobKind, type StartMessage, type ToWorker, unpackError } from "./worker-messages.ts";
 
 /** A Worker ends within this after terminate(), or is taken for ended. */
 const TERMINATE_WAIT_MS = 2_000;
@@ -37,20 +36,18 @@ export class WorkerThread {
   readonly ready: Promise<void>;
   readonly #worker: WorkerLike;
   readonly #events: WorkerThreadEvents;
-  readonly #jobs = new Map<number, { result: JobResult; large: boolean }>();
+  readonly #jobs = new Map<number, { result: JobResult; kind: JobKind }>();
   readonly #ready = Promise.withResolvers<void>();
   readonly #closed = Promise.withResolvers<void>();
   readonly #ended = Promise.withResolvers<void>();
   #lastId = 0;
-  #largeFree: number;
-  #smallFree: number;
+  readonly #free: Record<JobKind, number>;
   #state: "starting" | "ready" | "closing" | "gone" = "starting";
 
   constructor(worker: WorkerLike, start: StartMessage, events: WorkerThreadEvents) {
     this.#worker = worker;
     this.#events = events;
-    this.#largeFree = start.buffers.large;
-    this.#smallFree = start.buffers.small;
+    this.#free = { ...start.limits };
     this.ready = this.#ready.promise;
     // Nobody need be listening when a restarted Worker fails.
     this.ready.catch(() => {});
@@ -63,17 +60,15 @@ export class WorkerThread {
     this.#post(start);
   }
 
-  /** Buffers that are free there; a job is only given to a thread that has one. 0 while it isn't ready. */
-  free(kind: keyof PipelineBuffers): number {
-    if (this.#state !== "ready") return 0;
-    return kind === "large" ? this.#largeFree : this.#smallFree;
+  /** How many more jobs of a kind it takes; 0 while it isn't ready. */
+  free(kind: JobKind): number {
+    return this.#state === "ready" ? this.#free[kind] : 0;
   }
 
-  run(job: Job, large: boolean, timeoutMs: number, result: JobResult): void {
+  run(job: Job, kind: JobKind, timeoutMs: number, result: JobResult): void {
     const id = ++this.#lastId;
-    this.#jobs.set(id, { result, large });
-    if (large) this.#largeFree--;
-    else this.#smallFree--;
+    this.#jobs.set(id, { result, kind });
+    this.#free[kind]--;
     this.#post({ kind: "job", id, job, timeoutMs });
   }
 
@@ -115,8 +110,7 @@ export class WorkerThread {
     const job = this.#jobs.get(id);
     if (job === undefined) return undefined;
     this.#jobs.delete(id);
-    if (job.large) this.#largeFree++;
-    else this.#smallFree++;
+    this.#free[job.kind]++;
     return job.result;
   }
 

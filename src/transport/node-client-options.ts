@@ -1,4 +1,5 @@
 /** What a NodeClient is told, asked and gives: see node-client.ts. */
+import type { BodySink } from "../protocol/frame.ts";
 import type { AnswerOf, OpName } from "../protocol/messages.ts";
 import type { TlsIdentity, Transport } from "./transport.ts";
 
@@ -38,14 +39,14 @@ export interface StateDetail {
 export interface CallOptions {
   /** Raw part of the request (chunkPut). Must not change before the call settles. */
   readonly body?: readonly Uint8Array[];
-  /** Where the answer's body is to go; it is written from its start, and by nobody after the call has settled. */
-  readonly bodyInto?: Uint8Array;
+  /** Where the answer's body is to go; it is written from its start (anew when the request had to be asked again), and by nobody after the call has settled. */
+  readonly bodyInto?: Uint8Array | BodySink;
   readonly timeoutMs?: number;
   readonly signal?: AbortSignal;
 }
 
 export interface CallResult<O extends OpName> {
   answer: AnswerOf<O>;
-  /** The body: within `bodyInto` if that was given, empty if there is none. */
+  /** The body: within `bodyInto` if that is memory, empty if there is none or a sink has had it. */
   body: Uint8Array;
 }

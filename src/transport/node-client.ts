@@ -7,7 +7,7 @@
  */
 import { decodeAnswer, decodeError, decodeRequest, encodeAnswerFrame, encodeErrorFrame, encodeRequestFrame } from "../protocol/codec.ts";
 import { ProtocolError, TransportError } from "../protocol/errors.ts";
-import type { Frame } from "../protocol/frame.ts";
+import type { BodyTarget, Frame } from "../protocol/frame.ts";
 import { IN_FLIGHT_MAX } from "../protocol/limits.ts";
 import { type AnswerOf, type OpName, PROTOCOL_VERSION, type RequestOf } from "../protocol/messages.ts";
 import { parseAddress } from "./address.ts";
@@ -225,7 +225,7 @@ export class NodeClient {
 
   // Receiving
 
-  readonly #bodyTarget = (requestId: number, length: number): Uint8Array | null | "discard" => {
+  readonly #bodyTarget = (requestId: number, length: number): BodyTarget => {
     const pending = this.#requests.sentWith(requestId);
     if (pending === undefined) return "discard";
     if (pending.bodyInto !== undefined && pending.bodyInto.length < length) {

@@ -1,7 +1,7 @@
 /** One connection to a storage node that has said hello. NodeClient makes a new one whenever the last is lost. */
 import { decodeAnswer, decodeError, encodeRequestFrame } from "../protocol/codec.ts";
 import { NodeError, TransportError } from "../protocol/errors.ts";
-import { type Frame, FrameDecoder, REQUEST_ID_MAX } from "../protocol/frame.ts";
+import { type BodyTarget, type Frame, FrameDecoder, REQUEST_ID_MAX } from "../protocol/frame.ts";
 import type { AnswerOf, RequestOf } from "../protocol/messages.ts";
 import { parseAddress } from "./address.ts";
 import { identityProblem } from "./tcp-tls-identity.ts";
@@ -19,7 +19,7 @@ export interface LinkOptions {
   readonly hello: RequestOf<"hello">;
   readonly timeoutMs: number;
   readonly signal: AbortSignal;
-  readonly bodyTarget: (requestId: number, length: number) => Uint8Array | null | "discard";
+  readonly bodyTarget: (requestId: number, length: number) => BodyTarget;
   /** Every frame but the answer to hello. What it throws closes the link. */
   readonly onFrame: (frame: Frame, link: NodeLink) => void;
   /** Once, and only when openLink has resolved. */

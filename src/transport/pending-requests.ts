@@ -2,6 +2,7 @@
  * A client's requests that have no answer yet: those sent on the present link, those that wait to be sent, and the deadlines of both,
  * which one timer looks at.
  */
+import type { BodySink } from "../protocol/frame.ts";
 import type { OpName } from "../protocol/messages.ts";
 import type { CallResult } from "./node-client-options.ts";
 import { HELLO_REQUEST_ID } from "./node-link.ts";
@@ -16,7 +17,7 @@ export interface Pending {
   /** The client's own ping or bye: it does not outlive the link. */
   readonly own: boolean;
   readonly hasBody: boolean;
-  readonly bodyInto: Uint8Array | undefined;
+  readonly bodyInto: Uint8Array | BodySink | undefined;
   readonly timeoutMs: number;
   readonly deadlineMs: number;
   readonly resolve: (result: CallResult<OpName>) => void;

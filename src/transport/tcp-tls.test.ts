@@ -72,7 +72,7 @@ test("both sides read each other's names from the certificates", async () => {
 test("bytes arrive in order and whole in both directions, small parts and large, more than sockets hold", async () => {
   const server = await serve(node, (connection) => {
     connection.onData = (bytes) => {
-      connection.send([bytes.slice()]);
+      connection.send([new Uint8Array(bytes)]);
     };
   });
   const connection = await connect(server, tenant);
@@ -82,7 +82,7 @@ test("bytes arrive in order and whole in both directions, small parts and large,
   let receivedBytes = 0;
   const done = new Promise<void>((resolve) => {
     connection.onData = (bytes) => {
-      received.push(bytes.slice());
+      received.push(new Uint8Array(bytes));
       receivedBytes += bytes.length;
       if (receivedBytes >= sent.length) resolve();
     };
