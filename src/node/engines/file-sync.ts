@@ -3,6 +3,9 @@
  * stands still for less than handing it to the thread pool and back would take from the one who waits (two wake-ups). Longer ones go
  * to the pool, and requests that come while one runs share the next one.
  *
+ * A failure stays: the kernel tells once that it could not write something, calls it clean then, and the next fdatasync is a success
+ * (Linux, Documentation/filesystems/vfs.rst, "Handling errors during writeback"). Until forget() nothing is called safe any more.
+ *
  * SQLite holds no locks on a WAL file (they are on the database file), so a descriptor of our own on it breaks none of them when it
  * is closed (fcntl(2), "advisory record locking": closing any descriptor of a file drops the process's locks on it).
  */
@@ -19,6 +22,7 @@ export class FileSync {
   #lastMs = Number.POSITIVE_INFINITY;
   #running: Promise<void> | null = null;
   #next: Promise<void> | null = null;
+  #failure: Error | null = null;
   #closed = false;
 
   /** `whole`: fsync, which folders need. */
@@ -28,7 +32,10 @@ export class FileSync {
     this.#systemSync = whole ? fsyncSync : fdatasyncSync;
   }
 
-  /** Resolves when everything written before this call is on disk. @throws the system's error, or Error when it is closed */
+  /**
+   * Resolves when everything written before this call is on disk.
+   * @throws the system's error, of this call or of one since forget(), or Error when it is closed
+   */
   sync(): Promise<void> {
     if (this.#closed) return Promise.reject(new Error("the file is closed"));
     if (this.#running === null) return this.#start();
@@ -42,14 +49,19 @@ export class FileSync {
 
   #start(): Promise<void> {
     this.#next = null;
+    if (this.#failure !== null) {
+      if (this.#closed) closeSync(this.fd);
+      return Promise.reject(this.#failure);
+    }
     const startedMs = performance.now();
     if (this.#lastMs <= AT_ONCE_MAX_MS) return this.#atOnce(startedMs);
     const running = new Promise<void>((resolve, reject) => {
       this.#system(this.fd, (error) => {
         this.#lastMs = performance.now() - startedMs;
         if (this.#running === running) this.#running = null;
-        if (error) reject(error);
-        else resolve();
+        if (error) this.#failure ??= error;
+        if (this.#failure === null) resolve();
+        else reject(this.#failure);
         if (this.#closed && this.#running === null && this.#next === null) closeSync(this.fd);
       });
     });
@@ -63,11 +75,22 @@ export class FileSync {
       this.#systemSync(this.fd);
       return Promise.resolve();
     } catch (error) {
-      return Promise.reject(error);
+      this.#failure = error instanceof Error ? error : new Error(String(error));
+      return Promise.reject(this.#failure);
     } finally {
       this.#lastMs = performance.now() - startedMs;
       if (this.#closed) closeSync(this.fd);
     }
+  }
+
+  /** Whether a sync has failed since forget(). */
+  get failed(): boolean {
+    return this.#failure !== null;
+  }
+
+  /** What was written so far has been written anew, or is not needed any more. */
+  forget(): void {
+    this.#failure = null;
   }
 
   /** Closes the descriptor once nothing runs on it. */

@@ -131,7 +131,7 @@ export class Journal {
     }
   }
 
-  /** Resolves when all that was appended survives power loss. @throws the system's error */
+  /** Resolves when all that was appended survives power loss. @throws the system's error; then always, until the files have taken turns */
   async sync(): Promise<void> {
     const waits: Promise<void>[] = [];
     for (const file of this.#files) {
@@ -157,6 +157,7 @@ export class Journal {
   }
 
   #begin(file: JournalFile): void {
+    if (file.file.failed) this.#renew(file);
     file.length = 0;
     file.lastSeq = 0;
     file.syncedSeq = 0;
@@ -165,6 +166,17 @@ export class Journal {
     if (file.size > KEEP_BYTES) {
       ftruncateSync(file.file.fd, KEEP_BYTES);
       file.size = KEEP_BYTES;
+    }
+  }
+
+  /** ext4 can lose, though it syncs, what is written where a sync has failed before: the file gets new blocks. */
+  #renew(file: JournalFile): void {
+    try {
+      ftruncateSync(file.file.fd, 0);
+      file.size = 0;
+      file.file.forget();
+    } catch {
+      // sync() goes on failing, and whoever recovers from that comes here again.
     }
   }
 

@@ -13,7 +13,7 @@ export function toNodeError(error: unknown): NodeError {
     return new NodeError("no_space", "the node's disk is full", { cause: error });
   }
   if (code.startsWith("SQLITE_CORRUPT") || code === "SQLITE_NOTADB") return new NodeError("damaged", message, { cause: error });
-  return new NodeError("io", code === "" ? message : `${code}: ${message}`, { cause: error });
+  return new NodeError("io", message.startsWith(code) ? message : `${code}: ${message}`, { cause: error });
 }
 
 /** True where the disk, not the delta, is to blame: trying the deltas one by one would not help. */

@@ -2,6 +2,7 @@
 import type { Database } from "bun:sqlite";
 import { fdatasyncSync, openSync } from "node:fs";
 import { FileSync } from "./file-sync.ts";
+import { rewriteWal } from "./sqlite-wal-rewrite.ts";
 
 /** Bytes written since the last checkpoint from which an idle moment is used for one. */
 const CHECKPOINT_IDLE_BYTES = 1024 * 1024;
@@ -10,12 +11,21 @@ const CHECKPOINT_FORCED_BYTES = 256 * 1024 * 1024;
 /** What one changed row adds to the WAL at most, roughly: a page. */
 const ROW_WAL_BYTES = 4_096;
 
+function isFull(error: unknown): boolean {
+  return error instanceof Error && "code" in error && error.code === "SQLITE_FULL";
+}
+
 export class ShardWal {
   readonly #db: Database;
   readonly #path: string;
   #file: FileSync | null = null;
   /** Since the last checkpoint, roughly. */
   #bytes = 0;
+  /**
+   * Some of the file may not be on the disk though the kernel says so: each failure is told once, to whoever syncs first with a descriptor,
+   * and what could not be written is clean then. It has to be written again.
+   */
+  #failed = false;
 
   /** `path`: the database's. */
   constructor(db: Database, path: string) {
@@ -42,19 +52,48 @@ export class ShardWal {
   }
 
   /** Resolves when what was committed survives power loss. @throws the system's errors, at once where the file cannot be opened */
-  sync(): Promise<void> {
-    return this.#opened.sync();
+  async sync(): Promise<void> {
+    try {
+      await this.#opened.sync();
+    } catch (error) {
+      this.#failed = true;
+      throw error;
+    }
+    // Of two that sync at once only one learns of a failure.
+    if (this.#failed) throw new Error("the write-ahead log could not be synced");
   }
 
-  /** The same, blocking. @throws the system's errors */
+  /** The same, blocking. @throws SQLite's and the system's errors */
   syncNow(): void {
-    fdatasyncSync(this.#opened.fd);
+    if (this.#failed) this.checkpoint();
+    try {
+      fdatasyncSync(this.#opened.fd);
+    } catch (error) {
+      this.#failed = true;
+      throw error;
+    }
   }
 
-  /** Brings what was committed into the database file, and syncs both. @throws SQLite's errors */
+  /** Brings what was committed into the database file, and syncs both. @throws SQLite's and the system's errors */
   checkpoint(): void {
-    this.#db.run("PRAGMA wal_checkpoint(PASSIVE)");
+    const renew = this.#failed;
+    try {
+      if (renew) this.#rewrite();
+      // ext4 can lose, though it syncs, what is written where a sync has failed before: the file gets new blocks.
+      this.#db.run(renew ? "PRAGMA wal_checkpoint(TRUNCATE)" : "PRAGMA wal_checkpoint(PASSIVE)");
+      this.#failed = false;
+    } catch (error) {
+      // A failed sync is SQLITE_IOERR, whatever the system said.
+      if (!isFull(error)) this.#failed = true;
+      throw error;
+    }
     this.#bytes = 0;
+  }
+
+  #rewrite(): void {
+    using count = this.#db.prepare<{ log: number }, []>("PRAGMA wal_checkpoint(NOOP)");
+    rewriteWal(this.#opened.fd, count.get()?.log ?? 0);
+    this.#opened.forget();
   }
 
   tryCheckpoint(): void {
