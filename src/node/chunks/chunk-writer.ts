@@ -101,10 +101,14 @@ export class ChunkWriter {
     folder.users++;
     try {
       await folder.sync.sync();
+    } catch (error) {
+      // For those who share it, it fails for good: whoever comes later begins anew.
+      if (this.#folders.get(path) === folder) this.#folders.delete(path);
+      throw error;
     } finally {
       folder.users--;
       if (folder.users === 0) {
-        this.#folders.delete(path);
+        if (this.#folders.get(path) === folder) this.#folders.delete(path);
         folder.sync.close();
       }
     }

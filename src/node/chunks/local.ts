@@ -49,7 +49,7 @@ export class LocalChunkStore implements ChunkStore {
   readonly #open = new OpenFiles();
   readonly #writer = new ChunkWriter();
   readonly #known = new Set<string>();
-  /** Ids whose file failed its checksum: the next put writes it anew. */
+  /** Ids whose file failed its checksum or may not survive power loss: the next put writes it anew. */
   readonly #damaged = new Set<string>();
   /** Puts and deletes in flight by id: of one id there is one at a time. */
   readonly #busy = new Map<string, Promise<unknown>>();
@@ -128,6 +128,8 @@ export class LocalChunkStore implements ChunkStore {
         this.#remember(chunkName(id));
         return { existed: false };
       } catch (error) {
+        // It may have its name already, which is not on the disk: the next put must not find it there and call it safe.
+        if (existsSync(path)) this.#damaged.add(chunkName(id));
         throw toNodeError(error);
       }
     });
@@ -260,7 +262,8 @@ export class LocalChunkStore implements ChunkStore {
       release?.();
       return null;
     } catch (error) {
-      return error instanceof Error ? error.message : String(error);
+      if (error instanceof NodeError && error.code === "damaged") return error.message;
+      return `chunk ${hex(id)} can't be read: ${error instanceof Error ? error.message : String(error)}`;
     }
   }
 
