@@ -6,7 +6,7 @@ import { decodeAnswer, decodeError, decodeRequest, encodeAnswerFrame, encodeErro
 import { NodeError, ProtocolError, TransportError } from "../protocol/errors.ts";
 import { type Frame, FrameDecoder, REQUEST_ID_MAX } from "../protocol/frame.ts";
 import { CHUNK_MAX_BYTES, IN_FLIGHT_MAX } from "../protocol/limits.ts";
-import type { AnswerOf, OpName, RequestOf } from "../protocol/messages.ts";
+import type { AnswerOf, NodeErrorCode, OpName, RequestOf } from "../protocol/messages.ts";
 import { giveBuffer, takeBuffer } from "./buffer-pool.ts";
 import type { Connection } from "./transport.ts";
 
@@ -63,6 +63,10 @@ export interface FrameSession {
 /** Bodies of the requests in flight on one connection, received or asked for: 16 whole chunks keep any link busy. */
 const IN_FLIGHT_BODIES_MAX_BYTES = 16 * CHUNK_MAX_BYTES;
 
+/** Refusals that an operator has to know of, and how often a connection tells: a disk that fails makes every request fail. */
+const TROUBLES: ReadonlySet<NodeErrorCode> = new Set<NodeErrorCode>(["io", "damaged", "no_space"]);
+const TROUBLE_LOG_MS = 10_000;
+
 interface Call {
   resolve: (answer: AnswerOf<"recall">) => void;
   reject: (error: Error) => void;
@@ -89,6 +93,7 @@ class FrameServer implements FrameSession {
   #starting = false;
   #draining: { promise: Promise<void>; resolve: () => void } | null = null;
   #closed = false;
+  #troubleLoggedMs = Number.NEGATIVE_INFINITY;
   #lastCallId = 0;
   readonly #calls = new Map<number, Call>();
 
@@ -245,9 +250,19 @@ class FrameServer implements FrameSession {
         cause = encodeError;
       }
     }
-    if (cause instanceof NodeError) return encodeErrorFrame(op, requestId, cause.code, cause.message);
+    if (cause instanceof NodeError) {
+      if (TROUBLES.has(cause.code)) this.#logTrouble(op, cause);
+      return encodeErrorFrame(op, requestId, cause.code, cause.message);
+    }
     this.#logger?.error({ op, remote: this.connection.remoteAddress, err: cause }, "request failed");
     return encodeErrorFrame(op, requestId, "io", "internal error");
+  }
+
+  #logTrouble(op: ClientOpName, error: NodeError): void {
+    const nowMs = performance.now();
+    if (nowMs < this.#troubleLoggedMs + TROUBLE_LOG_MS) return;
+    this.#troubleLoggedMs = nowMs;
+    this.#logger?.error({ op, remote: this.connection.remoteAddress, err: error }, "the node's disk is in trouble");
   }
 
   #startWaiting(): void {
