@@ -1,13 +1,13 @@
 /** The storage node's disk is full: the writer learns of it, everybody else goes on, and deleting makes room again. */
 import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
-import { mkdirSync } from "node:fs";
 import { join } from "node:path";
-import { cleanUp, isMounted, KISEKI, onCleanUp, run, runOk, TestMount, TestNode, tempFolder } from "./support/harness.ts";
+import { smallDisk } from "./support/disk.ts";
+import { cleanUp, KISEKI, run, runOk, TestMount, TestNode } from "./support/harness.ts";
 import { describeTree } from "./support/trees.ts";
 
 setDefaultTimeout(150_000);
 
-const DISK = "96m";
+const DISK = "96M";
 const KEPT_MIB = 8;
 const MIB = 1024 * 1024;
 const GRACE = "1s";
@@ -16,14 +16,9 @@ const COLLECT_PATIENCE_MS = 60_000;
 
 let node: TestNode;
 let mount: TestMount;
-let disk: string;
 
 beforeAll(async () => {
-  disk = join(tempFolder("disk-"), "small");
-  mkdirSync(disk);
-  await runOk("mount", ["-t", "tmpfs", "-o", `size=${DISK}`, "none", disk]);
-  const unmount = () => void (isMounted(disk) && Bun.spawnSync(["umount", "-l", disk]));
-  onCleanUp({ end: unmount, endNow: unmount });
+  const disk = await smallDisk(DISK);
   node = await TestNode.start({ dataDir: join(disk, "data"), args: ["--gc-grace", GRACE] });
   mount = await TestMount.mount(node);
 });

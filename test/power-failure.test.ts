@@ -3,8 +3,9 @@
  * sent to the disk; what was only in the machine's page cache is not in it.
  */
 import { afterAll, expect, setDefaultTimeout, test } from "bun:test";
-import { existsSync, mkdirSync } from "node:fs";
+import { mkdirSync } from "node:fs";
 import { join } from "node:path";
+import { mountImage } from "./support/disk.ts";
 import { cleanUp, isMounted, KISEKI, onCleanUp, run, runOk, TestMount, TestNode, tempFolder } from "./support/harness.ts";
 import { py } from "./support/posix.ts";
 
@@ -15,16 +16,6 @@ const IMAGE = "256M";
 const ROUNDS = 2;
 /** Longer than the test: nothing but fsync(2) sends anything to the image. */
 const MOUNT_OPTIONS = "commit=300";
-/** The block device number of loop devices (Linux, Documentation/admin-guide/devices.txt). */
-const LOOP_MAJOR = "7";
-
-async function mountImage(image: string, path: string): Promise<void> {
-  // A container may lack the file of a device that the kernel has.
-  const device = (await runOk("losetup", ["--find"])).trim();
-  if (!existsSync(device)) await runOk("mknod", [device, "b", LOOP_MAJOR, device.replace("/dev/loop", "")]);
-  await runOk("mount", ["-o", `loop,${MOUNT_OPTIONS}`, image, path]);
-}
-
 /** `where` is what a file's name begins with. Descriptors stay open: closing must not be what saves the data. */
 const WRITE = (where: string) => py`
   os.chdir(sys.argv[1])
@@ -60,7 +51,7 @@ test("what was fsynced survives a power failure of the node: data, attributes, n
   onCleanUp({ end: unmount, endNow: unmount });
   await runOk("truncate", ["-s", IMAGE, image(0)]);
   await runOk("mkfs.ext4", ["-q", image(0)]);
-  await mountImage(image(0), disk);
+  await mountImage(image(0), disk, MOUNT_OPTIONS);
   const node = await TestNode.start({ dataDir: join(disk, "data") });
   // A new tenant's certificate is made on the node's machine: sent now, as this is about files.
   await node.credentials("t");
@@ -75,7 +66,7 @@ test("what was fsynced survives a power failure of the node: data, attributes, n
     await mount.kill();
     await node.kill();
     await runOk("umount", [disk]);
-    await mountImage(image(round), disk);
+    await mountImage(image(round), disk, MOUNT_OPTIONS);
     // Else the copy would have more than a disk has without power.
     expect((await run("cat", [join(disk, `control-${round}`)])).stdout).toBe("");
     await node.restart();

@@ -146,6 +146,53 @@ def do_check_large(path, seed, mib, chunk_mib):
         return None if file.read(1) == b"" else "too long"
 
 
+def do_append_log(path, who, seconds):
+    """Writes record after record, each with an fsync, and goes on after failures. A record whose write failed is written again."""
+    end = time.monotonic() + seconds
+    synced, syncs, failures = 0, 0, set()
+    step = "open"
+
+    def failed(error):
+        failures.add(f"{step} {errno.errorcode.get(error.errno, error.errno)}")
+
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
+    except OSError as error:
+        failed(error)
+        return {"synced": 0, "syncs": 0, "failures": sorted(failures)}
+    # What a crash left half written goes.
+    number = os.fstat(fd).st_size // RECORD_BYTES
+    os.ftruncate(fd, number * RECORD_BYTES)
+    while time.monotonic() < end:
+        try:
+            step = "write"
+            os.pwrite(fd, record(who, number), number * RECORD_BYTES)
+            number += 1
+            step = "fsync"
+            os.fsync(fd)
+            synced = number
+            syncs += 1
+        except OSError as error:
+            failed(error)
+            time.sleep(0.01)
+    try:
+        step = "close"
+        os.close(fd)
+    except OSError as error:
+        failed(error)
+    return {"synced": synced, "syncs": syncs, "failures": sorted(failures)}
+
+
+def do_check_log(path, who, synced):
+    with open(path, "rb") as file:
+        data = file.read()
+    for number in range(max(synced, len(data) // RECORD_BYTES)):
+        found = data[number * RECORD_BYTES:(number + 1) * RECORD_BYTES]
+        if found != record(who, number):
+            return f"record {number} is {found[:30]!r}; {synced} records were synced"
+    return None
+
+
 def do_verify(root, who, journal):
     """What the mount acknowledged and does not have."""
     wrong = []
