@@ -6,6 +6,7 @@ import type { Logger } from "../log.ts";
 import { runMount } from "../mount/run.ts";
 import { openFilesystem } from "./open-filesystem.ts";
 import { writeRuntimeEntry } from "./runtime-file.ts";
+import { warmUp } from "./warm-up.ts";
 
 export interface MountJob {
   readonly config: MountConfig;
@@ -66,6 +67,7 @@ export async function mountMain(job: MountJob): Promise<void> {
         forget = makeKnown(mountpoint, log);
         log.info({ mountpoint, source }, "mounted");
         job.onReady();
+        warmUp().catch((error) => log.warn({ err: error }, "practising failed: the first requests will be slow"));
       },
     });
   } finally {
