@@ -73,6 +73,8 @@ export class TlsConnection implements Connection {
       this.#acceptedBytes += part.length;
     }
     if (onTaken !== undefined) this.#takers.push({ position: this.#acceptedBytes, onTaken });
+    // Nothing is saved by keeping whole records back: the peer works on this answer while the next one is made.
+    if (this.#acceptedBytes - this.#writtenBytes >= RECORD_BYTES) this.#write();
     // What the running callback still sends goes out in the same write; a lone request waits for nothing but its own call to return.
     if (!this.#flushScheduled && !this.#full) {
       this.#flushScheduled = true;
@@ -138,7 +140,7 @@ export class TlsConnection implements Connection {
 
   readonly #flush = (): void => {
     this.#flushScheduled = false;
-    while (!this.#closed && !this.#full && this.#head < this.#queue.length) this.#writeSome();
+    this.#write();
     if (this.#closed) return;
     while (this.#takers.length > 0 && (this.#takers[0]?.position ?? 0) <= this.#writtenBytes) this.#takers.shift()?.onTaken();
     if (this.#head === this.#queue.length) {
@@ -155,6 +157,10 @@ export class TlsConnection implements Connection {
       resolve();
     }
   };
+
+  #write(): void {
+    while (!this.#closed && !this.#full && this.#head < this.#queue.length) this.#writeSome();
+  }
 
   #writeSome(): void {
     const first = this.#queue[this.#head] as Uint8Array;
