@@ -2,23 +2,27 @@
  * Memory for bodies of chunk size, used again and again: 4 MiB from the system cost 1,024 page faults, and more where the system is a
  * virtual machine that gives idle memory back to its host.
  */
-import { FRAME_BODY_MAX_BYTES } from "../protocol/limits.ts";
+import { CHUNK_MAX_BYTES } from "../protocol/limits.ts";
 
-/** Room for a whole sealed chunk and what a store adds to it, in whole pages: such memory can be written with O_DIRECT. */
-const BUFFER_BYTES = Math.ceil((FRAME_BODY_MAX_BYTES + 64) / 4_096) * 4_096;
 /** Below this the memory of the language runtime does as well. */
 const POOLED_MIN_BYTES = 256 * 1024;
-/** Free buffers that are kept: 34 MB. */
-const FREE_MAX = 8;
+const PAGE_BYTES = 4_096;
+/** What bodies have beside their blocks: the sealed header, tags, a store's trailer, and a page at either end for reads with O_DIRECT. */
+const SPARE_BYTES = 4 * PAGE_BYTES;
+/** A whole chunk, a half, a quarter; in whole pages, so that such memory can be read and written with O_DIRECT. */
+const SIZES_BYTES = [CHUNK_MAX_BYTES / 4, CHUNK_MAX_BYTES / 2, CHUNK_MAX_BYTES].map((bytes) => bytes + SPARE_BYTES);
+/** Free buffers of each size that are kept: 64 MB of the largest. */
+const FREE_MAX = 16;
 
-const free: ArrayBufferLike[] = [];
+const free: ArrayBufferLike[][] = SIZES_BYTES.map(() => []);
 /** Those that are lent out; who never gives one back loses it to the collector. */
 const lent = new WeakSet<ArrayBufferLike>();
 
-/** `length` bytes (at most FRAME_BODY_MAX_BYTES + 64) of any content. */
+/** `length` bytes (at most CHUNK_MAX_BYTES and a few pages) of any content. */
 export function takeBuffer(length: number): Uint8Array {
-  if (length < POOLED_MIN_BYTES || length > BUFFER_BYTES) return Buffer.allocUnsafeSlow(length);
-  const memory = free.pop() ?? Buffer.allocUnsafeSlow(BUFFER_BYTES).buffer;
+  const size = length < POOLED_MIN_BYTES ? -1 : SIZES_BYTES.findIndex((bytes) => bytes >= length);
+  if (size < 0) return Buffer.allocUnsafeSlow(length);
+  const memory = free[size]?.pop() ?? Buffer.allocUnsafeSlow(SIZES_BYTES[size] as number).buffer;
   lent.add(memory);
   return Buffer.from(memory, 0, length);
 }
@@ -26,5 +30,6 @@ export function takeBuffer(length: number): Uint8Array {
 /** Nobody reads or writes `bytes`, or any other view of the same memory, after this. Memory of another origin is left alone. */
 export function giveBuffer(bytes: Uint8Array): void {
   if (!lent.delete(bytes.buffer)) return;
-  if (free.length < FREE_MAX) free.push(bytes.buffer);
+  const kept = free[SIZES_BYTES.indexOf(bytes.buffer.byteLength)];
+  if (kept !== undefined && kept.length < FREE_MAX) kept.push(bytes.buffer);
 }

@@ -3,7 +3,7 @@
  * trip through the thread pool (40 us here) and not four (300 us).
  */
 
-import { closeSync, fstatSync, openSync, read } from "node:fs";
+import { closeSync, constants, fstatSync, openSync, read } from "node:fs";
 import { readCached } from "../../../ffi/libc/preadv2.ts";
 
 /** Descriptors that one store keeps. Far below the usual soft limit of 1,024 for a process. */
@@ -12,6 +12,8 @@ const OPEN_MAX = 128;
 interface OpenFile {
   readonly fd: number;
   readonly bytes: number;
+  /** The same file, past the page cache; opened when first needed. */
+  directFd: number | null;
   readers: number;
   /** No longer in the map: whoever reads last closes it. */
   dropped: boolean;
@@ -32,20 +34,34 @@ export class OpenFiles {
   }
 
   /** Fills `target` from `offset`. @returns the bytes read, fewer at the file's end */
-  async read(path: string, target: Uint8Array, offset: number): Promise<number> {
+  read(path: string, target: Uint8Array, offset: number): Promise<number> {
     const file = this.#open(path);
+    return this.#read(file, file.fd, target, offset);
+  }
+
+  /**
+   * The same past the page cache (O_DIRECT, open(2)): address and length of `target` and `offset` are multiples of the device's block.
+   * @throws the system's error, EINVAL where the filesystem can't do it
+   */
+  readDirect(path: string, target: Uint8Array, offset: number): Promise<number> {
+    const file = this.#open(path);
+    file.directFd ??= openSync(path, constants.O_RDONLY | constants.O_DIRECT);
+    return this.#read(file, file.directFd, target, offset);
+  }
+
+  async #read(file: OpenFile, fd: number, target: Uint8Array, offset: number): Promise<number> {
     file.readers++;
     try {
       let done = 0;
-      while (done < target.length) {
-        const count = await readOnce(file.fd, target, done, offset + done);
+      while (done < target.length && offset + done < file.bytes) {
+        const count = await readOnce(fd, target, done, offset + done);
         if (count === 0) break;
         done += count;
       }
       return done;
     } finally {
       file.readers--;
-      if (file.dropped && file.readers === 0) closeSync(file.fd);
+      if (file.dropped && file.readers === 0) closeFile(file);
     }
   }
 
@@ -64,7 +80,7 @@ export class OpenFiles {
       closeSync(fd);
       throw error;
     }
-    const file = { fd, bytes, readers: 0, dropped: false };
+    const file = { fd, bytes, directFd: null, readers: 0, dropped: false };
     this.#files.set(path, file);
     if (this.#files.size > OPEN_MAX) for (const oldest of this.#files.keys()) if (this.drop(oldest)) break;
     return file;
@@ -76,13 +92,18 @@ export class OpenFiles {
     if (file === undefined) return false;
     this.#files.delete(path);
     file.dropped = true;
-    if (file.readers === 0) closeSync(file.fd);
+    if (file.readers === 0) closeFile(file);
     return true;
   }
 
   close(): void {
     for (const path of [...this.#files.keys()]) this.drop(path);
   }
+}
+
+function closeFile({ fd, directFd }: OpenFile): void {
+  closeSync(fd);
+  if (directFd !== null) closeSync(directFd);
 }
 
 function readOnce(fd: number, target: Uint8Array, at: number, offset: number): Promise<number> {
