@@ -87,6 +87,8 @@ export class Entries {
    */
   dropLink(inode: Inode, time: Timestamp, change: FullChange): (seq: number) => void {
     change.checks.push(unchanged(inode));
+    // Its last name was removed while this waited for the lock: the name that was found is old, and the node says so.
+    if (inode.stored.nlink === 0) return () => undefined;
     const attributes = withChange(inode.stored, time);
     attributes.nlink--;
     if (attributes.nlink > 0) {
