@@ -23,10 +23,12 @@ const BUSY_WAIT_MS = 1;
 const IDLE_WAIT_MS = 20;
 /**
  * Before it blocks, the thread looks again and again for this long: the next request of the same program, or the node's answer, is then
- * met by a processor that is awake. On two virtual cores that made lookups from memory 2.3 times as fast, and a rename a fifth faster.
+ * met by a processor that is awake. A halted virtual core takes 25 us to wake, a create wakes one eight times. On two of them, with
+ * node and client beside the program: 4,000 files created in 3.4 s without spinning, 2.2 with a quarter of these times, 2.0 with them;
+ * `git add` of 4,500 files 9.4, 6.7 and 5.7 s.
  */
-const SPIN_FOR_REQUEST_MS = 0.05;
-const SPIN_FOR_ANSWER_MS = 0.2;
+const SPIN_FOR_REQUEST_MS = 0.2;
+const SPIN_FOR_ANSWER_MS = 0.6;
 /** Spinning that finds nothing stops after about this many tries, and is tried again once in a while. */
 const SPIN_CREDIT_MAX = 16;
 const SPIN_RETRY_WAITS = 64;
