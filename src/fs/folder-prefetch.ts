@@ -16,6 +16,8 @@ const ENTRIES_AHEAD_MAX = 4_096;
 const READS_BEFORE = 2;
 /** Larger folders are not listed on suspicion, nor looked for in larger parents. */
 const ENTRIES_MAX = 2_048;
+/** Larger folders are listed without the data of their small files: sibling-prefetch.ts brings it, when it is wanted. */
+const ENTRIES_WITH_DATA_MAX = 256;
 /** Folders looked at, for the few to list: bounds what one reading costs where most are in memory. */
 const LOOKED_AT_MAX = 64;
 
@@ -32,6 +34,27 @@ class Order {
   /** Where the next one after `number` stands; 0 when that isn't here. */
   next(number: number): number {
     return (this.#at.get(number) ?? -1) + 1;
+  }
+}
+
+/**
+ * Whether those who walk read the files too. Each folder of which a file is read pays for two that are listed with their small files' data:
+ * so a walk that reads (tar, grep, cp) soon has the data of every folder before it comes there, and one that doesn't costs little.
+ */
+export class DataCredit {
+  #folders = 0;
+
+  fileIsRead(file: Inode): void {
+    const folder = file.foundIn?.cachedFolder;
+    if (folder == null || folder.areFilesRead) return;
+    folder.areFilesRead = true;
+    this.#folders = Math.min(this.#folders + 2, 2 * FOLDERS_AHEAD_MAX);
+  }
+
+  take(): boolean {
+    if (this.#folders === 0) return false;
+    this.#folders--;
+    return true;
   }
 }
 
@@ -102,7 +125,8 @@ export function listAhead(namespace: Namespace, dir: Inode): void {
     if (folders-- === 0 || entries < 0) return;
     if (there.isComplete || there.listing !== null) continue;
     there.isAhead = true;
-    namespace.listWhole(next).catch(() => undefined);
+    const withData = count > 0 && count <= ENTRIES_WITH_DATA_MAX && namespace.dataCredit.take();
+    namespace.listWhole(next, withData).catch(() => undefined);
   }
 }
 

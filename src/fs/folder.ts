@@ -33,6 +33,8 @@ export class Folder {
   contentMissCount = 0;
   /** How the folders in it are being read; null: not, so far. */
   walk: FolderWalk | null = null;
+  /** A file in it was opened for reading. */
+  areFilesRead = false;
   /** It was listed, or is being listed, before anybody asked for it, and nobody has since. */
   isAhead = false;
   /** A listing in progress that others may wait for. */
@@ -142,6 +144,7 @@ export class Folder {
     this.missCount = 0;
     this.contentMissCount = 0;
     this.walk = null;
+    this.areFilesRead = false;
     this.changes++;
   }
 

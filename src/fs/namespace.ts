@@ -9,7 +9,7 @@ import { INO_MAX, ROOT_INO } from "../protocol/limits.ts";
 import type { InodeWant } from "../protocol/messages.ts";
 import { FsError } from "./errno.ts";
 import { FOLDER_ENTRIES_MAX, type Folder, type FolderEntry } from "./folder.ts";
-import { listAhead } from "./folder-prefetch.ts";
+import { DataCredit, listAhead } from "./folder-prefetch.ts";
 import { Inode, type InodeMemory } from "./inode.ts";
 import type { NodeCalls } from "./node-calls.ts";
 import type { LoadedEntry, LoadedInode, Shard } from "./shard.ts";
@@ -55,6 +55,7 @@ export class Namespace {
   #endNumber = 0;
   #granting: Promise<void> | null = null;
   readonly #memory: InodeMemory = { folders: { entries: 0 }, contents: { bytes: 0 } };
+  readonly dataCredit = new DataCredit();
   /** Leases that we gave up and have not told the node of. */
   readonly #released = new Set<number>();
 
@@ -320,21 +321,21 @@ export class Namespace {
     return folder.changes;
   }
 
-  /** Gets all entries of a folder into memory, unless they are too many or change meanwhile. */
-  listWhole(dir: Inode): Promise<void> {
+  /** Gets all entries of a folder into memory, unless they are too many or change meanwhile; with small files' data where it is wanted. */
+  listWhole(dir: Inode, withData = false): Promise<void> {
     const { folder } = dir;
-    folder.listing ??= this.#listWhole(dir, folder).finally(() => {
+    folder.listing ??= this.#listWhole(dir, folder, withData).finally(() => {
       folder.listing = null;
     });
     return folder.listing;
   }
 
-  async #listWhole(dir: Inode, folder: Folder): Promise<void> {
+  async #listWhole(dir: Inode, folder: Folder, withData: boolean): Promise<void> {
     let askedAt = folder.changes;
     let bumps = -1;
     let total = 0;
     for (let after = new Uint8Array(), more = true; more; ) {
-      const page = await this.listPage(dir, after);
+      const page = await this.listPage(dir, after, withData);
       if (bumps === -1) {
         askedAt = this.#leaseFolder(folder, page.dirLeased, askedAt);
         bumps = page.counters.bumps;
@@ -361,6 +362,7 @@ export class Namespace {
   async listPage(
     dir: Inode,
     after: Uint8Array,
+    withData = false,
   ): Promise<{
     entries: LoadedEntry[];
     lastHash: Uint8Array<ArrayBuffer>;
@@ -368,7 +370,7 @@ export class Namespace {
     counters: NonNullable<Inode["counters"]>;
     dirLeased: boolean;
   }> {
-    const want = { lease: true, region0MaxBytes: 0 };
+    const want = { lease: true, region0MaxBytes: withData ? REGION0_WANTED_BYTES : 0 };
     const page = await this.shard.list(dir.number, after, { limit: LIST_PAGE_ENTRIES, inodes: true, want });
     const nowMs = performance.now();
     for (const { inode } of page.entries) if (inode !== null) this.absorb(inode, nowMs).foundIn = dir;

@@ -64,6 +64,7 @@ export class Volume {
   /** A handle for a file that is current. */
   openHandle(inode: Inode, flags: number): FileHandle {
     inode.openCount++;
+    if ((flags & OpenFlag.O_ACCMODE) === OpenFlag.O_RDONLY) this.namespace.dataCredit.fileIsRead(inode);
     return {
       kind: "file",
       volume: this,
