@@ -9,6 +9,7 @@ import { FolderReader } from "../fs/folder-reader.ts";
 import { FileType } from "../fs/inode-record.ts";
 import { Namespace } from "../fs/namespace.ts";
 import type { NodeCalls } from "../fs/node-calls.ts";
+import { newRoot } from "../fs/open-namespace.ts";
 import { Shard } from "../fs/shard.ts";
 import { Tree } from "../fs/tree.ts";
 import type { Caller } from "../fs/vfs.ts";
@@ -57,26 +58,7 @@ function adoptRoot(namespace: Namespace, node: PracticeNode): ReturnType<Namespa
   return namespace.adopt({
     number: ROOT_INO,
     version: 1,
-    attributes: {
-      mode: FileType.DIRECTORY | 0o755,
-      uid: 0,
-      gid: 0,
-      rdev: 0,
-      nlink: 1,
-      size: 0,
-      allocated: 0,
-      parent: 0,
-      generation: 0,
-      mtimeBumps: 0,
-      hasXattrs: false,
-      atimeSec: 0,
-      atimeNsec: 0,
-      mtimeSec: 0,
-      mtimeNsec: 0,
-      ctimeSec: 0,
-      ctimeNsec: 0,
-      target: "",
-    },
+    attributes: newRoot({ uid: 0, gid: 0 }),
     counters: node.counters,
     region0: null,
     leased: true,

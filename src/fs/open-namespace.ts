@@ -5,21 +5,15 @@ import { inodeKey } from "../protocol/record-keys.ts";
 import { now } from "./clock.ts";
 import { FsError } from "./errno.ts";
 import { inodePut } from "./inode-change.ts";
-import { FileType } from "./inode-record.ts";
+import { FileType, type InodeAttributes } from "./inode-record.ts";
 import type { Namespace } from "./namespace.ts";
 
 const ROOT_PERMISSIONS = 0o755;
 
-/** Fetches the root folder, or makes it, owned by `owner`. */
-export async function openRoot(namespace: Namespace, owner: { uid: number; gid: number }): Promise<void> {
-  try {
-    await namespace.fetch(ROOT_INO);
-    return;
-  } catch (error) {
-    if (!(error instanceof FsError && error.code === "ESTALE")) throw error;
-  }
+/** The attributes of a root folder that is made now. */
+export function newRoot(owner: { uid: number; gid: number }): InodeAttributes {
   const { sec, nsec } = now();
-  const attributes = {
+  return {
     mode: FileType.DIRECTORY | ROOT_PERMISSIONS,
     uid: owner.uid,
     gid: owner.gid,
@@ -39,6 +33,17 @@ export async function openRoot(namespace: Namespace, owner: { uid: number; gid: 
     ctimeNsec: nsec,
     target: "",
   };
+}
+
+/** Fetches the root folder, or makes it, owned by `owner`. */
+export async function openRoot(namespace: Namespace, owner: { uid: number; gid: number }): Promise<void> {
+  try {
+    await namespace.fetch(ROOT_INO);
+    return;
+  } catch (error) {
+    if (!(error instanceof FsError && error.code === "ESTALE")) throw error;
+  }
+  const attributes = newRoot(owner);
   // Two clients may both be the first: one of them makes it, both then fetch it.
   await namespace.shard.commit({
     checks: [{ kind: "absent", key: inodeKey(ROOT_INO) }],
