@@ -63,6 +63,11 @@ export class ContentStore {
     return segment.upload;
   }
 
+  /** Segments that are being sent. */
+  get uploadCount(): number {
+    return this.#uploads.size;
+  }
+
   /** Resolves when one of the running uploads is done, throws when it has failed; false: none was running. */
   async uploadDone(): Promise<boolean> {
     if (this.#uploads.size === 0) return false;

@@ -3,6 +3,7 @@ import { BLOCK_BYTES } from "../protocol/limits.ts";
 import { now } from "./clock.ts";
 import type { ContentStore } from "./content-store.ts";
 import { FsError } from "./errno.ts";
+import type { FileContent } from "./file-content.ts";
 import type { Inode } from "./inode.ts";
 import type { Namespace } from "./namespace.ts";
 import { addOffset, maxOffset } from "./offsets.ts";
@@ -12,6 +13,12 @@ import { placeAppended, writeOutLocked } from "./write-out.ts";
 /** Dirty data is committed after this long at the latest, so that a crash of the client loses no more. */
 const DIRTY_MAX_MS = 5_000;
 const DIRTY_CHECK_MS = 1_000;
+/**
+ * From this part of the dirty cells on, full segments are sent before anybody asks for it, a few at a time. Later than at once, because
+ * what a random writer writes again meanwhile need not be sent twice; sooner than when all is full, because writers wait then.
+ */
+const EARLY_UPLOAD_PART = 0.5;
+const EARLY_UPLOADS_MAX = 3;
 /** A segment that begins and one that ends may each need a cell beyond the bytes' own. */
 const SPARE_CELLS = 2;
 /** S_ISUID, S_ISGID and the group's execute bit (stat(2)). */
@@ -83,10 +90,21 @@ export class FileWriter {
       this.#dirty.set(inode, namespace);
       // A failure shows when the file is written out, which tries again.
       for (const segment of complete) this.#store.upload(segment).catch(() => undefined);
+      if (this.#store.dirtyCells > this.#store.dirtyCellsMax * EARLY_UPLOAD_PART) this.#uploadEarly(content);
       return data.length;
     } finally {
       this.#store.dirtyCells += taken - cells.length;
       this.#store.arena.unpinAll(cells);
+    }
+  }
+
+  /** Sends the oldest segment that is full, unless enough are being sent. */
+  #uploadEarly(content: FileContent): void {
+    if (this.#store.uploadCount >= EARLY_UPLOADS_MAX) return;
+    for (const segment of content.active.segments) {
+      if (segment.roomBytes > 0 || !segment.isMutable) continue;
+      this.#store.upload(segment).catch(() => undefined);
+      return;
     }
   }
 
