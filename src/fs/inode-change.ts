@@ -14,7 +14,6 @@ export interface InodeChange {
   puts?: PlainPut[];
   deletes?: Uint8Array[];
   deletePrefixes?: Uint8Array[];
-  durable?: boolean;
 }
 
 /** The put of an inode's record. */

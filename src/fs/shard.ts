@@ -5,10 +5,12 @@ import { nameHash, xattrNameHash } from "../crypto/name-hash.ts";
 import type { NamespaceKeys } from "../crypto/namespace-keys.ts";
 import { openRecord, sealRecord } from "../crypto/record-seal.ts";
 import { readU32 } from "../protocol/big-endian.ts";
-import type { AnswerOf, Bump, Check, Counters, InodeBundle, InodeWant, RequestOf, StoredRecord } from "../protocol/messages.ts";
+import { NodeError } from "../protocol/errors.ts";
+import type { AnswerOf, Bump, Check, Counters, Delta, InodeBundle, InodeWant, RequestOf, StoredRecord } from "../protocol/messages.ts";
 import { dentryKey, inodeKey, prefixEnd, regionKey, regionOfKey, regionPrefix, xattrKey, xattrPrefix } from "../protocol/record-keys.ts";
 import type { ClientRequestOp } from "../transport/node-client-options.ts";
 import { decodeRegion, type StoredMap } from "./composition.ts";
+import { FsError } from "./errno.ts";
 import { ExtentMap } from "./extent-map.ts";
 import { decodeDentry, decodeInode, type InodeAttributes } from "./inode-record.ts";
 import { type NodeCalls, toFsError } from "./node-calls.ts";
@@ -215,7 +217,7 @@ export class Shard {
     this.#calls.call("leaseRelease", { ns: this.name, inos: numbers }).catch(() => undefined);
   }
 
-  /** Applies a change, whole or not at all. */
+  /** Applies a change, whole or not at all. One that was to be durable may not be: durableSeq tells. */
   async commit(change: Change): Promise<ChangeResult> {
     const id = this.#nextId++;
     this.#inFlight.add(id);
@@ -240,13 +242,25 @@ export class Shard {
     };
     const askedAt = this.#recalls.now;
     try {
-      const { answer } = await this.#call("commit", { ns: this.name, delta });
+      const { answer, durable } = await this.#commit(delta);
       if (!answer.ok) return answer;
       this.lastSeq = Math.max(this.lastSeq, answer.seq);
-      if (delta.durable) this.durableSeq = Math.max(this.durableSeq, answer.seq);
+      if (durable) this.durableSeq = Math.max(this.durableSeq, answer.seq);
       return { ...answer, leased: answer.leased.filter((number) => this.#recalls.allows(number, askedAt)) };
     } finally {
       this.#inFlight.delete(id);
+    }
+  }
+
+  /** A delta that the node's disk did not take is applied all the same, or not: the node says which when it is asked again. */
+  async #commit(delta: Delta): Promise<{ answer: AnswerOf<"commit">; durable: boolean }> {
+    const { durable } = delta;
+    try {
+      return { ...(await this.#call("commit", { ns: this.name, delta })), durable };
+    } catch (error) {
+      const refused = error instanceof FsError && error.cause instanceof NodeError && error.cause.code === "io";
+      if (!durable || !refused) throw error;
+      return { ...(await this.#call("commit", { ns: this.name, delta: { ...delta, durable: false } })), durable: false };
     }
   }
 

@@ -55,9 +55,11 @@ export async function writeOutLocked(namespace: Namespace, store: ContentStore, 
     throw error;
   }
   for (const segment of frozen.segments) if (segment.stored === null) store.release(segment);
+  // Unless the node's disk failed, the last delta was durable.
+  await settle(namespace, inode, durable);
 }
 
-/** Nothing is dirty; what was committed before may have to become durable. */
+/** What was committed may have to become durable. */
 async function settle({ shard }: Namespace, inode: Inode, durable: boolean): Promise<void> {
   if (durable && inode.committedSeq > shard.durableSeq) await shard.sync();
 }
