@@ -147,7 +147,7 @@ def do_check_large(path, seed, mib, chunk_mib):
 
 
 def do_append_log(path, who, seconds):
-    """Writes record after record, each with an fsync, and goes on after failures. A record whose write failed is written again."""
+    """Appends records, each with an fsync, and goes on after failures. A record whose write failed is written again."""
     end = time.monotonic() + seconds
     synced, syncs, failures = 0, 0, set()
     step = "open"
@@ -156,7 +156,7 @@ def do_append_log(path, who, seconds):
         failures.add(f"{step} {errno.errorcode.get(error.errno, error.errno)}")
 
     try:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
+        fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     except OSError as error:
         failed(error)
         return {"synced": 0, "syncs": 0, "failures": sorted(failures)}
@@ -166,7 +166,7 @@ def do_append_log(path, who, seconds):
     while time.monotonic() < end:
         try:
             step = "write"
-            os.pwrite(fd, record(who, number), number * RECORD_BYTES)
+            os.write(fd, record(who, number))
             number += 1
             step = "fsync"
             os.fsync(fd)

@@ -1,12 +1,14 @@
 /** Small disks of a node's own: ext4 in a file, on a loop device; and one that fails on demand. */
 import { existsSync, mkdirSync, renameSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import { onCleanUp, tempFolder } from "./resources.ts";
 import { cleanEnvironment, run, runOk } from "./run.ts";
 import { isMounted } from "./test-mount.ts";
 
 /** The block device number of loop devices (Linux, Documentation/admin-guide/devices.txt). */
 const LOOP_MAJOR = "7";
+/** FUSE hands at least this much over at once. */
+const REQUEST_MAX_KIB = 64;
 const START_PATIENCE_MS = 10_000;
 const START_POLL_MS = 10;
 
@@ -29,7 +31,8 @@ function mountFolder(parent: string, name: string): string {
 
 async function makeImage(path: string, size: string): Promise<void> {
   await runOk("truncate", ["-s", size, path]);
-  await runOk("mkfs.ext4", ["-q", path]);
+  // Blocks of a page, as on any larger disk.
+  await runOk("mkfs.ext4", ["-q", "-b", "4096", path]);
 }
 
 /**
@@ -144,5 +147,8 @@ export class FailingDisk {
 
   async #mount(): Promise<void> {
     await mountImage(this.#device, this.path, "commit=300");
+    // A larger request comes in parts to the server, and the loop device calls one a success of which only the first parts were.
+    const loop = (await runOk("findmnt", ["-n", "-o", "SOURCE", this.path])).trim();
+    writeFileSync(`/sys/block/${basename(loop)}/queue/max_sectors_kb`, String(REQUEST_MAX_KIB));
   }
 }
