@@ -110,7 +110,7 @@ test("a disk that is good again: writers go on, at the latest with a new node, a
     // The kernel may have dropped from its memory what it could not write, which the node notices: then it must be started again.
     console.log("the node had to be started again");
     expect(after.flatMap(({ failures }) => failures).every((failure) => EIO.test(failure))).toBe(true);
-    await node.restart();
+    await node.restart("SIGKILL");
     after = await append(mount, AFTER_S);
   }
   expect({ after, allGoOn: after.every(({ syncs }) => syncs > 0) }).toEqual({ after, allGoOn: true });
