@@ -1,16 +1,16 @@
 /**
- * Memory for bodies of chunk size, used again and again: 4 MiB from the system cost 1,024 page faults, and more where the system is a
- * virtual machine that gives idle memory back to its host.
+ * Memory for bodies of block and chunk size, used again and again: 4 MiB from the system cost 1,024 page faults, and more where the system
+ * is a virtual machine that gives idle memory back to its host.
  */
-import { CHUNK_MAX_BYTES } from "../protocol/limits.ts";
+import { BLOCK_BYTES, CHUNK_MAX_BYTES } from "../protocol/limits.ts";
 
 /** Below this the memory of the language runtime does as well. */
-const POOLED_MIN_BYTES = 256 * 1024;
+const POOLED_MIN_BYTES = 32 * 1024;
 const PAGE_BYTES = 4_096;
 /** What bodies have beside their blocks: the sealed header, tags, a store's trailer, and a page at either end for reads with O_DIRECT. */
 const SPARE_BYTES = 4 * PAGE_BYTES;
-/** A whole chunk, a half, a quarter; in whole pages, so that such memory can be read and written with O_DIRECT. */
-const SIZES_BYTES = [CHUNK_MAX_BYTES / 4, CHUNK_MAX_BYTES / 2, CHUNK_MAX_BYTES].map((bytes) => bytes + SPARE_BYTES);
+/** A block, a whole chunk, a half, a quarter; in whole pages, so that such memory can be read and written with O_DIRECT. */
+const SIZES_BYTES = [BLOCK_BYTES, CHUNK_MAX_BYTES / 4, CHUNK_MAX_BYTES / 2, CHUNK_MAX_BYTES].map((bytes) => bytes + SPARE_BYTES);
 /** Free buffers of each size that are kept: 64 MB of the largest. */
 const FREE_MAX = 16;
 
