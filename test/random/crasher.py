@@ -157,12 +157,12 @@ def do_append_log(path, who, seconds):
 
     try:
         fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        # What a crash left half written goes.
+        number = os.fstat(fd).st_size // RECORD_BYTES
+        os.ftruncate(fd, number * RECORD_BYTES)
     except OSError as error:
         failed(error)
         return {"synced": 0, "syncs": 0, "failures": sorted(failures)}
-    # What a crash left half written goes.
-    number = os.fstat(fd).st_size // RECORD_BYTES
-    os.ftruncate(fd, number * RECORD_BYTES)
     while time.monotonic() < end:
         try:
             step = "write"
