@@ -1,7 +1,6 @@
 /** A shard's write-ahead log: how much is in it, syncing it, and the checkpoints that empty it into the database file. */
 import type { Database } from "bun:sqlite";
 import { fdatasyncSync, openSync } from "node:fs";
-import { NodeError } from "../../protocol/errors.ts";
 import { FileSync } from "./file-sync.ts";
 import { rewriteWal } from "./sqlite-wal-rewrite.ts";
 
@@ -27,7 +26,6 @@ export class ShardWal {
    * and what could not be written is clean then. It has to be written again.
    */
   #failed = false;
-  #lost = false;
 
   /** `path`: the database's. */
   constructor(db: Database, path: string) {
@@ -38,14 +36,6 @@ export class ShardWal {
   /** A delta will add so many rows, with so many bytes in them. */
   count(rows: number, bytes: number): void {
     this.#bytes += rows * ROW_WAL_BYTES + bytes;
-  }
-
-  /**
-   * The kernel has dropped a part of the file that it could not write. What SQLite reads from there may be anything, and a checkpoint would put it
-   * into the database: nothing more is to be done here but to end the process. A new one takes the whole part of the file, and the journal has the rest.
-   */
-  get lost(): boolean {
-    return this.#lost;
   }
 
   get wantsCheckpoint(): boolean {
@@ -102,12 +92,7 @@ export class ShardWal {
 
   #rewrite(): void {
     using count = this.#db.prepare<{ log: number }, []>("PRAGMA wal_checkpoint(NOOP)");
-    try {
-      rewriteWal(this.#opened.fd, count.get()?.log ?? 0);
-    } catch (error) {
-      if (error instanceof NodeError && error.code === "damaged") this.#lost = true;
-      throw error;
-    }
+    rewriteWal(this.#opened.fd, count.get()?.log ?? 0);
     this.#opened.forget();
   }
 

@@ -116,7 +116,6 @@ export class ShardWriter {
 
   /** To be called before anything is read. @throws NodeError */
   checkReadable(): void {
-    if (this.#wal.lost) throw new NodeError("io", "the disk has lost a part of the database's log: start the node again, nothing is lost");
     this.#trySettle();
     if (!this.#lost) return;
     try {
@@ -351,7 +350,7 @@ export class ShardWriter {
   }
 
   #tryCommit(): void {
-    if (this.#lost || this.#wal.lost || !this.#open || this.#releasing !== null) return;
+    if (this.#lost || !this.#open || this.#releasing !== null) return;
     if (!this.#pace.mayTry) return;
     try {
       this.#commit();
@@ -371,13 +370,7 @@ export class ShardWriter {
   /** Whether there is more to come. */
   #tick(): boolean {
     if (this.#open && this.#pace.isDue) this.#tryCommit();
-    if (
-      !this.#open &&
-      this.#releasing === null &&
-      !this.#wal.lost &&
-      this.#wal.wantsCheckpoint &&
-      this.#pace.idleMs >= CHECKPOINT_IDLE_MS
-    ) {
+    if (!this.#open && this.#releasing === null && this.#wal.wantsCheckpoint && this.#pace.idleMs >= CHECKPOINT_IDLE_MS) {
       // The WAL is on disk already: the checkpoint's own fsync of it returns at once.
       this.#wal.tryCheckpoint();
     }
@@ -413,12 +406,10 @@ export class ShardWriter {
     } catch {
       // Acknowledged deltas are in the journal, and the next start finds them there.
     }
-    await this.#journal.sync().catch(() => {});
-    this.#journal.close();
-    // SQLite makes a checkpoint as it closes.
-    if (this.#wal.lost) return;
     if (this.db.inTransaction) this.sql.rollback.run();
+    await this.#journal.sync().catch(() => {});
     this.#wal.close();
+    this.#journal.close();
     closeDatabase(this.db, Object.values(this.sql));
   }
 }
