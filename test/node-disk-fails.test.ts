@@ -20,6 +20,8 @@ const BEFORE_S = 0.5;
 const FAULT_S = 1.5;
 /** The node tries again each second. */
 const AFTER_S = 2;
+/** A node that was started again waits for leases of its last run to expire. */
+const AFTER_RESTART_S = 8;
 const EIO = /^(write|fsync|close|open) EIO$/;
 
 let disk: FailingDisk;
@@ -111,7 +113,7 @@ test("a disk that is good again: writers go on, at the latest with a new node, a
     console.log("the node had to be started again");
     expect(after.flatMap(({ failures }) => failures).every((failure) => EIO.test(failure))).toBe(true);
     await node.restart("SIGKILL");
-    after = await append(mount, AFTER_S);
+    after = await append(mount, AFTER_RESTART_S);
   }
   expect({ after, allGoOn: after.every(({ syncs }) => syncs > 0) }).toEqual({ after, allGoOn: true });
   expect(await writers.writeLarge(mount, LARGE_MIB)).toEqual(synced.map(() => null));
