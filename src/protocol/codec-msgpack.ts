@@ -95,20 +95,29 @@ function writeUint(value: number, width: 1 | 2 | 4): void {
   slab[at++] = value;
 }
 
+/** Bytes, strings and unsigned integers have tokens for 8, 16 and 32 bits, one behind the other. */
+const BIN = 0xc4;
+const STR = 0xd9;
+const UINT = 0xcc;
+
+/** The shortest of three tokens from `first` on, and the number or length that follows it. */
+function writeSized(first: number, value: number): void {
+  if (value <= 0xff) {
+    slab[at++] = first;
+    writeUint(value, 1);
+  } else if (value <= 0xff_ff) {
+    slab[at++] = first + 1;
+    writeUint(value, 2);
+  } else {
+    slab[at++] = first + 2;
+    writeUint(value, 4);
+  }
+}
+
 function packNumber(value: number): void {
   if (value >= 0 && value <= 0xff_ff_ff_ff && Number.isInteger(value)) {
-    if (value < 0x80) {
-      slab[at++] = value;
-    } else if (value <= 0xff) {
-      slab[at++] = 0xcc;
-      writeUint(value, 1);
-    } else if (value <= 0xff_ff) {
-      slab[at++] = 0xcd;
-      writeUint(value, 2);
-    } else {
-      slab[at++] = 0xce;
-      writeUint(value, 4);
-    }
+    if (value < 0x80) slab[at++] = value;
+    else writeSized(UINT, value);
   } else if (value < 0 && value >= -0x80_00_00_00 && Number.isInteger(value)) {
     if (value >= -0x20) {
       slab[at++] = value;
@@ -132,16 +141,7 @@ function packNumber(value: number): void {
 function packBytes(value: Uint8Array): void {
   const { length } = value;
   if (slab.length - at < length + HEAD_MAX_BYTES) makeRoom(length + HEAD_MAX_BYTES);
-  if (length <= 0xff) {
-    slab[at++] = 0xc4;
-    writeUint(length, 1);
-  } else if (length <= 0xff_ff) {
-    slab[at++] = 0xc5;
-    writeUint(length, 2);
-  } else {
-    slab[at++] = 0xc6;
-    writeUint(length, 4);
-  }
+  writeSized(BIN, length);
   if (length <= SHORT_BYTES) {
     for (let i = 0; i < length; i++) slab[at + i] = value[i] as number;
   } else {
@@ -168,18 +168,8 @@ function packString(value: string): void {
     }
   }
   const text = encoder.encode(value);
-  if (text.length < 0x20) {
-    slab[at++] = 0xa0 | text.length;
-  } else if (text.length <= 0xff) {
-    slab[at++] = 0xd9;
-    writeUint(text.length, 1);
-  } else if (text.length <= 0xff_ff) {
-    slab[at++] = 0xda;
-    writeUint(text.length, 2);
-  } else {
-    slab[at++] = 0xdb;
-    writeUint(text.length, 4);
-  }
+  if (text.length < 0x20) slab[at++] = 0xa0 | text.length;
+  else writeSized(STR, text.length);
   slab.set(text, at);
   at += text.length;
 }

@@ -9,7 +9,7 @@ const POOLED_MIN_BYTES = 32 * 1024;
 const PAGE_BYTES = 4_096;
 /** What bodies have beside their blocks: the sealed header, tags, a store's trailer, and a page at either end for reads with O_DIRECT. */
 const SPARE_BYTES = 4 * PAGE_BYTES;
-/** A block, a whole chunk, a half, a quarter; in whole pages, so that such memory can be read and written with O_DIRECT. */
+/** A block; a quarter, a half and the whole of a chunk; in whole pages, so that such memory can be read and written with O_DIRECT. */
 const SIZES_BYTES = [BLOCK_BYTES, CHUNK_MAX_BYTES / 4, CHUNK_MAX_BYTES / 2, CHUNK_MAX_BYTES].map((bytes) => bytes + SPARE_BYTES);
 /** Free buffers of each size that are kept: 64 MB of the largest. */
 const FREE_MAX = 16;

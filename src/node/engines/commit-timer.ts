@@ -9,35 +9,32 @@ export interface CommitTimerCallbacks {
   readonly tick: () => boolean;
 }
 
+/** A function that has `call` called once the answers of this turn have gone out, however often it is asked to meanwhile. */
+function afterThisTurn(call: () => void): () => void {
+  let scheduled = false;
+  return () => {
+    if (scheduled) return;
+    scheduled = true;
+    setImmediate(() => {
+      scheduled = false;
+      call();
+    });
+  };
+}
+
 export class CommitTimer {
   readonly #callbacks: CommitTimerCallbacks;
-  #settleScheduled = false;
-  #scheduled = false;
   #timer: ReturnType<typeof setTimeout> | undefined;
   #stopped = false;
+  readonly scheduleSettle = afterThisTurn(() => {
+    if (!this.#stopped) this.#callbacks.settle();
+  });
+  readonly scheduleCommit = afterThisTurn(() => {
+    if (!this.#stopped) this.#callbacks.commit();
+  });
 
   constructor(callbacks: CommitTimerCallbacks) {
     this.#callbacks = callbacks;
-  }
-
-  /** Not at once: the answers go out first. */
-  scheduleSettle(): void {
-    if (this.#settleScheduled) return;
-    this.#settleScheduled = true;
-    setImmediate(() => {
-      this.#settleScheduled = false;
-      if (!this.#stopped) this.#callbacks.settle();
-    });
-  }
-
-  /** Likewise. */
-  scheduleCommit(): void {
-    if (this.#scheduled) return;
-    this.#scheduled = true;
-    setImmediate(() => {
-      this.#scheduled = false;
-      if (!this.#stopped) this.#callbacks.commit();
-    });
   }
 
   startTicks(): void {
