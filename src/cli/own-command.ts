@@ -22,5 +22,9 @@ export function servingEnvironment(): Record<string, string> {
 export function enterServingEnvironment(): void {
   if (Object.keys(ENGINE_OPTIONS).every((name) => process.env[name] !== undefined)) return;
   const [program, ...before] = ownCommand();
-  process.execve?.(program, [program, ...before, ...process.argv.slice(2)], servingEnvironment());
+  try {
+    process.execve?.(program, [program, ...before, ...process.argv.slice(2)], servingEnvironment());
+  } catch {
+    // The program's file is gone, or may not be executed again: all works without the options, a little slower.
+  }
 }
