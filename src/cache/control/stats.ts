@@ -1,0 +1,101 @@
+/**
+ * What a mount, or a staging daemon, tells about its caches: the body of GET /stats, the output of `kiseki cache stats --json`, and
+ * what the Prometheus text is made of. The parts of the cache count in plain number fields (the interfaces below), which are read when somebody asks.
+ */
+import { z } from "zod";
+import type { LatencyHistogram } from "./latency-histogram.ts";
+
+const count = z.number().nonnegative();
+
+const latencySchema = z.object({ counts: z.array(count), count, sumSeconds: count });
+
+export const stagedDatasetSchema = z.object({
+  /** Absolute, in the tree that a mount shows. */
+  path: z.string(),
+  state: z.enum(["staging", "complete", "incomplete"]),
+  files: count,
+  bytes: count,
+  /** ISO 8601; null until complete. */
+  stagedAt: z.string().nullable(),
+});
+export type StagedDataset = z.infer<typeof stagedDatasetSchema>;
+
+export const cacheStatsSchema = z.object({
+  version: z.string(),
+  pid: z.int().positive(),
+  kind: z.enum(["mount", "stage"]),
+  mountpoint: z.string().nullable(),
+  tenant: z.string(),
+  startedAt: z.string(),
+  /** null: nothing is kept on disk (bypass). */
+  pool: z.object({ id: z.string(), path: z.string() }).nullable(),
+  mode: z.enum(["pinned", "organic", "bypass"]),
+  /** The effective policy, by the names that `kiseki policy` uses. */
+  policy: z.record(z.string(), z.unknown()),
+  /** In blocks of 64 KiB. A block that two readers wait for together is one miss. */
+  reads: z.object({ l1Hits: count, l2Hits: count, misses: count, bypasses: count }),
+  latency: z.object({ l1: latencySchema, l2: latencySchema, canonical: latencySchema }),
+  l1: z.object({ maxBytes: count, bytes: count, entries: count, evictions: count }),
+  l2: z
+    .object({
+      maxBytes: count,
+      /** Of chunks and images, on the disk. */
+      bytes: count,
+      pinnedBytes: count,
+      /** Chunks. */
+      entries: count,
+      insertions: count,
+      /** Not inserted, as the queue was full, or there was no room. */
+      dropped: count,
+      evictions: count,
+      /** By kind: "crc", "short", "io", "no_space", ... */
+      faults: z.record(z.string(), count),
+      /** Why the disk is not used any more in this session; null: it is. */
+      outOfUse: z.string().nullable(),
+    })
+    .nullable(),
+  datasets: z.array(stagedDatasetSchema),
+  /** By reason: "request", "disconnect", "key_revoked". */
+  wipes: z.record(z.string(), count),
+});
+export type CacheStats = z.infer<typeof cacheStatsSchema>;
+
+/** Bumped by whoever reads on behalf of the filesystem. Blocks of 64 KiB. */
+export type ReadCounters = Readonly<CacheStats["reads"]>;
+export type MemoryTierStats = Readonly<CacheStats["l1"]>;
+export type DiskTierStats = Readonly<NonNullable<CacheStats["l2"]>>;
+
+/** One observation for each read of a run of blocks. */
+export interface ReadLatencies {
+  readonly l1: LatencyHistogram;
+  readonly l2: LatencyHistogram;
+  readonly canonical: LatencyHistogram;
+}
+
+/** Where the numbers come from. Everything here is called on the request loop and must take microseconds. */
+export interface StatsSource {
+  readonly reads: ReadCounters;
+  readonly latency: ReadLatencies;
+  l1(): MemoryTierStats;
+  l2(): DiskTierStats | null;
+  policy(): Readonly<Record<string, unknown>>;
+  datasets(): readonly StagedDataset[];
+  readonly wipes: Readonly<Record<string, number>>;
+}
+
+/** Who is asked. */
+export type StatsIdentity = Pick<CacheStats, "version" | "pid" | "kind" | "mountpoint" | "tenant" | "startedAt" | "pool" | "mode">;
+
+export function collectStats(identity: StatsIdentity, source: StatsSource): CacheStats {
+  const { l1, l2, canonical } = source.latency;
+  return {
+    ...identity,
+    policy: { ...source.policy() },
+    reads: { ...source.reads },
+    latency: { l1: l1.snapshot(), l2: l2.snapshot(), canonical: canonical.snapshot() },
+    l1: source.l1(),
+    l2: source.l2(),
+    datasets: [...source.datasets()],
+    wipes: { ...source.wipes },
+  };
+}
