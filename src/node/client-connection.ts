@@ -4,6 +4,7 @@ import { ANSWER_TARGET_BYTES, FRAME_HEADER_MAX_BYTES, LEASE_MS } from "../protoc
 import { type InodeBundle, type InodeWant, PROTOCOL_VERSION, type RequestOf } from "../protocol/messages.ts";
 import { inodeOfKey } from "../protocol/record-keys.ts";
 import type { ClientOpName, FrameHandler, FrameSession, HandlerTable, MaybePromise, Reply } from "../transport/frame-server.ts";
+import type { PolicyStore } from "./policy-store.ts";
 import type { Session } from "./session.ts";
 import type { Sessions } from "./sessions.ts";
 import type { Namespace, Tenant } from "./tenant.ts";
@@ -18,6 +19,7 @@ export interface NodeServices {
   readonly cluster: string;
   readonly version: string;
   readonly sessions: Sessions;
+  readonly policy: Pick<PolicyStore, "effective">;
   /** Makes a tenant that was never here. */
   tenant(name: string): Promise<Tenant>;
   keys: {
@@ -137,6 +139,11 @@ export class ClientConnection implements FrameHandler {
       statfs: ({ ns }) => {
         const { shard } = this.#tenant.namespace(ns);
         return { answer: { ...this.#tenant.chunks.space(), inodes: shard.inodeCount } };
+      },
+
+      policyGet: ({ namespaces, workload }) => {
+        const names = namespaces.length === 0 ? this.#tenant.names() : namespaces;
+        return { answer: { policy: this.#services.policy.effective(this.#tenant.name, names, workload === "" ? null : workload) } };
       },
 
       inoGrant: async ({ ns, count }) => ({ answer: await this.#tenant.namespace(ns).shard.grantInos(count) }),

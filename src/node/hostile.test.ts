@@ -72,6 +72,7 @@ function attacks(ns: string): { [O in ClientRequestOp]: RequestOf<O> } {
     namespaceCreate: { name: "private" },
     namespaceDelete: { name: ns, force: true },
     statfs: { ns },
+    policyGet: { namespaces: [ns], workload: "" },
     inoGrant: { ns, count: 10 },
     get: { ns, keys },
     inode: { ns, ino: 5, want: WANT },

@@ -15,6 +15,7 @@ import { DataFolder } from "./data-folder.ts";
 import { DEFAULT_NAMESPACE } from "./engines/engine.ts";
 import { SqliteEngine } from "./engines/sqlite.ts";
 import { NodeDatabase } from "./node-database.ts";
+import { PolicyStore } from "./policy-store.ts";
 import { Sessions } from "./sessions.ts";
 import { Tenant } from "./tenant.ts";
 
@@ -45,6 +46,7 @@ export class StorageNode implements NodeServices {
   readonly version: string;
   readonly sessions: Sessions;
   readonly keys: NodeDatabase;
+  readonly policy: PolicyStore;
   readonly collector: Collector;
   readonly #folder: DataFolder;
   readonly #engine: SqliteEngine;
@@ -69,6 +71,7 @@ export class StorageNode implements NodeServices {
     this.#engine = engine;
     this.#tenants = tenants;
     this.keys = database;
+    this.policy = new PolicyStore(folder.policy, options.logger);
     this.sessions = new Sessions(database, tenants, options.logger, options.sessionTimeoutMs ?? SESSION_TIMEOUT_MS);
     this.collector = new Collector(tenants, options.gcGraceMs ?? GC_GRACE_DEFAULT_MS, options.logger);
   }

@@ -6,6 +6,7 @@ import { NodeError, ProtocolError } from "./errors.ts";
 import { FRAME_FIXED_BYTES } from "./frame.ts";
 import { COMMIT_ITEMS_MAX, INO_GRANT_MAX, INO_MAX, RECORD_KEY_MAX_BYTES, RECORD_MAX_BYTES, SEALED_CHUNK_MAX_BYTES } from "./limits.ts";
 import { type AnswerOf, type Delta, NODE_ERRORS, Op, type OpName, type RequestOf } from "./messages.ts";
+import { anyPolicy } from "./test-policy.ts";
 
 const bytes = (minLength: number, maxLength: number) => fc.uint8Array({ minLength, maxLength });
 const count = fc.maxSafeNat();
@@ -68,6 +69,10 @@ const arbitraries: { [O in OpName]: { request: fc.Arbitrary<RequestOf<O>>; answe
   namespaceCreate: { request: fc.record({ name: ns }), answer: nothing },
   namespaceDelete: { request: fc.record({ name: ns, force: fc.boolean() }), answer: nothing },
   statfs: { request: fc.record({ ns }), answer: fc.record({ totalBytes: count, freeBytes: count, inodes: count }) },
+  policyGet: {
+    request: fc.record({ namespaces: few(ns), workload: fc.constantFrom("", "Train-7", "a") }),
+    answer: fc.record({ policy: anyPolicy }),
+  },
   inoGrant: {
     request: fc.record({ ns, count: fc.integer({ min: 1, max: INO_GRANT_MAX }) }),
     answer: fc.record({ first: ino, count: fc.integer({ min: 1, max: INO_GRANT_MAX }) }),

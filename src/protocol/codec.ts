@@ -30,6 +30,7 @@ import {
   tuple,
 } from "./codec-fields.ts";
 import { packMessage, unpackMessage } from "./codec-msgpack.ts";
+import { decodePolicy, encodePolicy } from "./codec-policy.ts";
 import { NodeError, ProtocolError } from "./errors.ts";
 import { FLAG_ANSWER, FLAG_ERROR, finishFrame } from "./frame.ts";
 import {
@@ -41,6 +42,7 @@ import {
   RECORD_KEY_MAX_BYTES,
   SEALED_CHUNK_MAX_BYTES,
   SESSION_ID_BYTES,
+  WORKLOAD_NAME_PATTERN,
   WRAPPED_KEY_MAX_BYTES,
 } from "./limits.ts";
 import { type AnswerOf, NODE_ERRORS, type NodeErrorCode, type OpName, type RequestOf } from "./messages.ts";
@@ -136,6 +138,15 @@ const codecs: { readonly [O in OpName]: OpCodec<RequestOf<O>, AnswerOf<O>> } = {
       freeBytes: count(f[1], "freeBytes"),
       inodes: count(f[2], "inodes"),
     }),
+  },
+  policyGet: {
+    encodeRequest: (r) => [each(items(r.namespaces, NAMESPACES_MAX, "namespaces"), namespace), workload(r.workload)],
+    decodeRequest: (f) => ({
+      namespaces: each(items(tuple(f, 2, "policyGet")[0], NAMESPACES_MAX, "namespaces"), namespace),
+      workload: workload(f[1]),
+    }),
+    encodeAnswer: (a) => [encodePolicy(a.policy)],
+    decodeAnswer: (f) => ({ policy: decodePolicy(tuple(f, 1, "policyGet answer")[0]) }),
   },
   inoGrant: {
     encodeRequest: (r) => [namespace(r.ns), integer(r.count, 1, INO_GRANT_MAX, "count")],
@@ -269,6 +280,12 @@ const codecs: { readonly [O in OpName]: OpCodec<RequestOf<O>, AnswerOf<O>> } = {
 function role(value: unknown): "meta" | "data" {
   if (value !== "meta" && value !== "data") throw new ProtocolError("role: expected meta or data");
   return value;
+}
+
+/** A name, or "": none. */
+function workload(value: unknown): string {
+  if (value === "" || (typeof value === "string" && WORKLOAD_NAME_PATTERN.test(value))) return value;
+  throw new ProtocolError(`workload: expected a name like ${WORKLOAD_NAME_PATTERN}`);
 }
 
 function nameHash(value: unknown): Uint8Array {

@@ -50,6 +50,9 @@ export const IN_FLIGHT_MAX = 1_024;
 export const TENANT_NAME_PATTERN = /^[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?$/;
 export const NAMESPACE_NAME_PATTERN = TENANT_NAME_PATTERN;
 
+/** What a client calls its job, so that a policy can apply to it: like a tenant's name, and capitals, as batch systems have them. */
+export const WORKLOAD_NAME_PATTERN = /^[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9])?$/;
+
 /** Session ids are random, made by the client process. */
 export const SESSION_ID_BYTES = 16;
 /** Inode numbers stay below 2^40, so that (namespace index, inode) fits a JavaScript integer. */

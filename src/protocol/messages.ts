@@ -5,6 +5,8 @@
  * A shard is an ordered map from binary keys (record-keys.ts) to records. The node never opens a value.
  */
 
+import type { EffectivePolicy } from "./policy.ts";
+
 export const PROTOCOL_VERSION = 1;
 
 /** Operation codes, one byte in the frame header. An answer carries the code of its request. */
@@ -18,6 +20,7 @@ export const Op = {
   namespaceCreate: 21,
   namespaceDelete: 22,
   statfs: 23,
+  policyGet: 24,
   inoGrant: 30,
   get: 31,
   inode: 32,
@@ -169,6 +172,11 @@ export interface Messages {
   namespaceCreate: { request: { name: string }; answer: Record<string, never> };
   namespaceDelete: { request: { name: string; force: boolean }; answer: Record<string, never> };
   statfs: { request: { ns: string }; answer: { totalBytes: number; freeBytes: number; inodes: number } };
+  /**
+   * What applies to a session of these namespaces (none: all that the tenant has) that calls itself `workload` ("": nothing): the
+   * narrowest where they differ. A node of before 0.2 does not know the question and closes the connection.
+   */
+  policyGet: { request: { namespaces: string[]; workload: string }; answer: { policy: EffectivePolicy } };
   inoGrant: { request: { ns: string; count: number }; answer: { first: number; count: number } };
   get: { request: { ns: string; keys: Uint8Array[] }; answer: { records: (StoredRecord | null)[] } };
   inode: { request: { ns: string; ino: number; want: InodeWant }; answer: { inode: InodeBundle } };
