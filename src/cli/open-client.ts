@@ -1,0 +1,101 @@
+/**
+ * What a mount and a staging daemon share: the tie to the node, the keys, the caches. The namespaces come on top of it
+ * (open-filesystem.ts).
+ */
+import { randomBytes } from "node:crypto";
+import { BlockArena } from "../cache/block-arena.ts";
+import { formatAddress } from "../config/address.ts";
+import { KeyRing } from "../crypto/key-ring.ts";
+import { ContentStore } from "../fs/content-store.ts";
+import { NodeError } from "../protocol/errors.ts";
+import { SESSION_ID_BYTES } from "../protocol/limits.ts";
+import { defaultWorkerCount, TransferPool } from "../transfer/transfer-pool.ts";
+import { NodeClient } from "../transport/node-client.ts";
+import type { NodeClientOptions } from "../transport/node-client-options.ts";
+import { VERSION } from "../version.ts";
+import type { MountJob } from "./mount-process.ts";
+
+/** A request that no node has answered by then fails with EIO: long enough for a node's restart, short enough not to hang a job. */
+const REQUEST_TIMEOUT_MS = 30_000;
+const CONNECT_TIMEOUT_MS = 5_000;
+
+/** What a client is made of: settings, credentials, log. */
+export type ClientJob = Pick<MountJob, "config" | "credentials" | "log">;
+
+export interface ClientHooks {
+  readonly onRecall: NonNullable<NodeClientOptions["onRecall"]>;
+  readonly onState: NonNullable<NodeClientOptions["onState"]>;
+}
+
+export interface Client {
+  readonly sessionId: Uint8Array;
+  readonly node: NodeClient;
+  readonly keys: KeyRing;
+  readonly arena: BlockArena;
+  readonly transfer: TransferPool;
+  readonly store: ContentStore;
+  /** Of files that are made where there is none: this process. */
+  readonly owner: { readonly uid: number; readonly gid: number };
+  /** Ends the session. */
+  close(): Promise<void>;
+}
+
+/** @throws TransportError, NodeError, IntegrityError: nothing is left open. */
+export async function openClient({ config, credentials, log }: ClientJob, hooks: ClientHooks): Promise<Client> {
+  const sessionId = new Uint8Array(randomBytes(SESSION_ID_BYTES));
+  const link = {
+    addrs: config.dataAddresses.map(formatAddress),
+    tls: { ca: credentials.ca, cert: credentials.cert, key: credentials.key },
+    sessionId,
+    clientVersion: VERSION,
+    requestTimeoutMs: REQUEST_TIMEOUT_MS,
+    connectTimeoutMs: CONNECT_TIMEOUT_MS,
+  };
+  const node = new NodeClient({ ...link, role: "meta", logger: log, ...hooks });
+  const cleanups: (() => Promise<void> | void)[] = [() => node.close()];
+  const close = async (): Promise<void> => {
+    for (const cleanup of cleanups.splice(0).reverse()) await cleanup();
+  };
+  try {
+    await node.connect();
+    const keys = await openKeys(node, credentials.kek);
+    cleanups.push(() => keys.wipe());
+    const arena = new BlockArena(config.cacheL1MaxBytes);
+    const transfer = new TransferPool({
+      arena: arena.memory,
+      workers: defaultWorkerCount(),
+      node: link,
+      keys: keys.export(),
+      onWarning: (message) => log.warn(message),
+    });
+    await transfer.start();
+    cleanups.push(() => transfer.close());
+    const store = new ContentStore(
+      arena,
+      {
+        put: (cells, bytes) => transfer.put(cells, bytes, REQUEST_TIMEOUT_MS),
+        get: (ref, first, cells) => transfer.get(ref, first, cells, REQUEST_TIMEOUT_MS),
+      },
+      { caches: config.cacheMode !== "bypass" },
+    );
+    const owner = { uid: process.geteuid?.() ?? 0, gid: process.getegid?.() ?? 0 };
+    return { sessionId, node, keys, arena, transfer, store, owner, close };
+  } catch (error) {
+    await close();
+    throw error;
+  }
+}
+
+/** The tenant's keys; the very first client makes the first data key. */
+async function openKeys(node: NodeClient, kek: Uint8Array): Promise<KeyRing> {
+  let { keys } = (await node.call("keyList", {})).answer;
+  if (keys.length === 0) {
+    const { epoch, wrapped } = KeyRing.newDataKey(kek, 1);
+    // Another first client may have been faster: its key counts.
+    await node.call("keyPut", { epoch, wrapped }).catch((error) => {
+      if (!(error instanceof NodeError && error.code === "exists")) throw error;
+    });
+    ({ keys } = (await node.call("keyList", {})).answer);
+  }
+  return KeyRing.open(kek, keys);
+}
