@@ -66,6 +66,8 @@ function nodeFailure(error: NodeError): Failure {
   switch (error.code) {
     case "not_authorized":
       return { exitStatus: ExitStatus.notAuthorized, message: `${error.message}; the credentials do not allow this` };
+    case "key_revoked":
+      return { exitStatus: ExitStatus.notAuthorized, message: error.message };
     case "shutting_down":
     case "session_lost":
       return { exitStatus: ExitStatus.unreachable, message: `${error.message}; try again when the storage node is back` };

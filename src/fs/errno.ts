@@ -32,6 +32,7 @@ export const Errno = {
   ESTALE: 116,
   ETIMEDOUT: 110,
   EDQUOT: 122,
+  EKEYREVOKED: 128,
 } as const;
 export type ErrnoName = keyof typeof Errno;
 

@@ -23,6 +23,8 @@ export function toFsError(error: unknown, doing: string): unknown {
         return new FsError("ENOSPC", `${doing}: the storage node is full`, { cause: error });
       case "not_authorized":
         return new FsError("EACCES", `${doing}: not authorized`, { cause: error });
+      case "key_revoked":
+        return new FsError("EKEYREVOKED", `${doing}: ${error.message}`);
       case "not_found":
         return new FsError("ESTALE", `${doing}: gone from the storage node`, { cause: error });
       default:

@@ -25,7 +25,10 @@ export interface NodeServices {
   keys: {
     keys(tenant: string): { epoch: number; wrapped: Uint8Array }[];
     addKey(tenant: string, epoch: number, wrapped: Uint8Array): void;
+    isShredded(tenant: string): boolean;
   };
+  /** Destroys the tenant's keys and ends its sessions. Returns how many keys there were. */
+  shred(tenant: string): number;
 }
 
 /** What a connection may do once it has said hello. */
@@ -56,7 +59,10 @@ export class ClientConnection implements FrameHandler {
   }
 
   handle<O extends ClientOpName>(op: O, request: RequestOf<O>, body: Uint8Array, requestId: number): MaybePromise<Reply<O>> {
-    if (this.#tenantName instanceof NodeError) throw this.#tenantName;
+    const tenantName = this.#tenantName;
+    if (tenantName instanceof NodeError) throw tenantName;
+    if (this.#services.keys.isShredded(tenantName))
+      throw new NodeError("key_revoked", `tenant ${tenantName} was shredded: its keys are destroyed`);
     if (op !== "hello") {
       if (this.#greeted === null) throw new NodeError("session_lost", "hello first");
       if (this.#greeted.session !== null) this.#greeted.session.lastHeardMs = performance.now();
@@ -104,6 +110,7 @@ export class ClientConnection implements FrameHandler {
     if (frames === null || this.#tenantName instanceof NodeError) throw new NodeError("not_authorized");
     if (this.#greeted !== null) throw new NodeError("bad_request", "hello was said already");
     const tenant = await this.#services.tenant(this.#tenantName);
+    if (this.#services.keys.isShredded(tenant.name)) throw new NodeError("key_revoked", `tenant ${tenant.name} was shredded`);
     if (this.#closed) throw new NodeError("session_lost", "the connection is closed");
     const { session, resumed } = this.#services.sessions.hello(sessionId, tenant.name, role, frames);
     this.#greeted = { tenant, session, sessionId: sessionId.slice() };
@@ -126,6 +133,8 @@ export class ClientConnection implements FrameHandler {
         this.#services.keys.addKey(this.#tenant.name, epoch, wrapped);
         return DONE;
       },
+
+      keyShred: () => ({ answer: { keys: this.#services.shred(this.#tenant.name) } }),
 
       namespaceList: () => ({ answer: { names: this.#tenant.names() } }),
       namespaceCreate: async ({ name }) => {

@@ -68,6 +68,7 @@ function attacks(ns: string): { [O in ClientRequestOp]: RequestOf<O> } {
     ping: {},
     keyList: {},
     keyPut: { epoch: 1, wrapped: new Uint8Array([6, 6, 6]) },
+    keyShred: {},
     namespaceList: {},
     namespaceCreate: { name: "private" },
     namespaceDelete: { name: ns, force: true },
@@ -129,7 +130,9 @@ describe("another tenant", () => {
       expect(await attack(evil, "default", op)).toHaveProperty("answer");
     }
     expect(await attack(evil, "default", "namespaceDelete")).toHaveProperty("answer");
-    expect(await attack(evil, "default", "bye")).toHaveProperty("answer");
+    // Its own keys, and with them itself.
+    expect(await attack(evil, "default", "keyShred")).toMatchObject({ answer: { keys: 1 } });
+    expect(await attack(evil, "default", "bye")).toMatchObject({ code: "key_revoked" });
     await expectUnharmed();
   });
 
@@ -246,7 +249,7 @@ test("random and truncated frames on the live port end their own connections onl
   const random = (length: number) => crypto.getRandomValues(new Uint8Array(length));
   const pick = (below: number) => Math.floor(Math.random() * below);
   const valid = (Object.entries(attacks("default")) as [ClientRequestOp, RequestOf<ClientRequestOp>][])
-    .filter(([op]) => op !== "bye" && op !== "namespaceDelete")
+    .filter(([op]) => op !== "bye" && op !== "namespaceDelete" && op !== "keyShred")
     .map(([op, request]) => Buffer.concat(encodeRequestFrame(op, pick(1_000) + 1, request, op === "chunkPut" ? [ATTACK_BODY] : undefined)));
   const mutate = (frame: Buffer): Uint8Array => {
     const copy = Buffer.from(frame);

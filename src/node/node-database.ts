@@ -1,16 +1,22 @@
 /**
  * What the node itself remembers, in DIR/node.db: sessions, and the tenants' wrapped data keys. Every write is fsynced; there are few.
  * The database is locked as long as it is open: one folder has one process.
+ *
+ * Shredding a tenant is one transaction: its keys go, and its name stays as one that is shredded. From then on the keys count as destroyed,
+ * whatever happens; what is left of their bytes in free space of the files is overwritten next, or by the next start when the node dies
+ * between.
  */
 import { Database, type Statement } from "bun:sqlite";
 import { NodeError } from "../protocol/errors.ts";
 import { KEY_EPOCHS_MAX } from "../protocol/limits.ts";
 import { closeDatabase } from "./engines/sqlite-database.ts";
 import { toNodeError } from "./engines/sqlite-errors.ts";
+import { overwriteFile } from "./overwrite-file.ts";
 
 const SCHEMA = `
 CREATE TABLE IF NOT EXISTS sessions(session BLOB PRIMARY KEY, tenant TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS keys(tenant TEXT NOT NULL, epoch INTEGER NOT NULL, wrapped BLOB NOT NULL, PRIMARY KEY(tenant, epoch)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS shredded(tenant TEXT PRIMARY KEY, overwritten INTEGER NOT NULL) WITHOUT ROWID;
 `;
 
 export interface StoredSession {
@@ -25,6 +31,9 @@ export class NodeDatabase {
   readonly #removeSession: Statement<unknown, [Uint8Array]>;
   readonly #keys: Statement<{ epoch: number; wrapped: Uint8Array }, [string]>;
   readonly #addKey: Statement<unknown, [string, number, Uint8Array]>;
+  readonly #path: string;
+  /** Tenants that were shredded. */
+  readonly #shredded: Set<string>;
 
   /** @throws Error when another process has the folder */
   constructor(path: string) {
@@ -33,6 +42,9 @@ export class NodeDatabase {
       db.run("PRAGMA locking_mode=EXCLUSIVE");
       db.run("PRAGMA journal_mode=WAL");
       db.run("PRAGMA synchronous=FULL");
+      // What is deleted is overwritten with zeros, and VACUUM's copy never touches a disk.
+      db.run("PRAGMA secure_delete=ON");
+      db.run("PRAGMA temp_store=MEMORY");
       db.run(SCHEMA);
       // The lock is taken by the first write.
       db.run("BEGIN IMMEDIATE");
@@ -45,11 +57,15 @@ export class NodeDatabase {
       throw error;
     }
     this.#db = db;
+    this.#path = path;
     this.#sessions = db.prepare("SELECT session, tenant FROM sessions");
     this.#addSession = db.prepare("INSERT OR IGNORE INTO sessions(session, tenant) VALUES(?, ?)");
     this.#removeSession = db.prepare("DELETE FROM sessions WHERE session = ?");
     this.#keys = db.prepare("SELECT epoch, wrapped FROM keys WHERE tenant = ? ORDER BY epoch");
     this.#addKey = db.prepare("INSERT INTO keys(tenant, epoch, wrapped) VALUES(?, ?, ?)");
+    const shredded = db.query<{ tenant: string; overwritten: number }, []>("SELECT tenant, overwritten FROM shredded").all();
+    this.#shredded = new Set(shredded.map(({ tenant }) => tenant));
+    if (shredded.some(({ overwritten }) => overwritten === 0)) this.#overwriteRemains();
   }
 
   sessions(): StoredSession[] {
@@ -74,6 +90,42 @@ export class NodeDatabase {
     if (keys.some((key) => key.epoch === epoch)) throw new NodeError("exists", `key epoch ${epoch} exists`);
     if (keys.length >= KEY_EPOCHS_MAX) throw new NodeError("bad_request", `a tenant has at most ${KEY_EPOCHS_MAX} key epochs`);
     this.#guard(() => this.#addKey.run(tenant, epoch, wrapped));
+  }
+
+  /** The tenant's keys were destroyed: for good. */
+  isShredded(tenant: string): boolean {
+    return this.#shredded.has(tenant);
+  }
+
+  get shreddedTenants(): ReadonlySet<string> {
+    return this.#shredded;
+  }
+
+  /**
+   * Destroys the tenant's keys; on disk when it returns. Returns how many there were.
+   * @throws NodeError: nothing is shredded, or (isShredded) all is but for what the disk did not let us overwrite
+   */
+  shred(tenant: string): number {
+    const count = this.keys(tenant).length;
+    this.#guard(() =>
+      this.#db.transaction(() => {
+        this.#db.run("INSERT INTO shredded(tenant, overwritten) VALUES(?, 0)", [tenant]);
+        this.#db.run("DELETE FROM keys WHERE tenant = ?", [tenant]);
+      })(),
+    );
+    this.#shredded.add(tenant);
+    this.#guard(() => this.#overwriteRemains());
+    return count;
+  }
+
+  /** No byte of what was deleted stays in the files: pages are built anew, and the write-ahead log is overwritten before it is cut. */
+  #overwriteRemains(): void {
+    const db = this.#db;
+    db.run("VACUUM");
+    db.run("PRAGMA wal_checkpoint(FULL)");
+    overwriteFile(`${this.#path}-wal`);
+    db.run("PRAGMA wal_checkpoint(TRUNCATE)");
+    db.run("UPDATE shredded SET overwritten = 1");
   }
 
   #guard<T>(work: () => T): T {

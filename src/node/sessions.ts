@@ -139,7 +139,7 @@ export class Sessions {
         for (const connection of session.connections) connection.close("silent for too long");
       }
       if (session.connections.size === 0 && silentMs > this.#timeoutMs) {
-        this.end(session).catch((error: unknown) => this.#logger.error({ err: error, tenant: session.tenant }, "ending a session failed"));
+        this.#endOrLog(session);
       }
     }
   }
@@ -164,6 +164,15 @@ export class Sessions {
       session.ended = false;
       throw error;
     }
+  }
+
+  /** Ends the sessions of a tenant; what waits for their leases goes on at once. */
+  endAll(tenant: string): void {
+    for (const session of this.#sessions.values()) if (session.tenant === tenant) this.#endOrLog(session);
+  }
+
+  #endOrLog(session: Session): void {
+    this.end(session).catch((error: unknown) => this.#logger.error({ err: error, tenant: session.tenant }, "ending a session failed"));
   }
 
   async #deleteOrphans(tenant: Tenant, namespace: Namespace, id: Uint8Array): Promise<void> {

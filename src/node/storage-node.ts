@@ -16,6 +16,7 @@ import { DEFAULT_NAMESPACE } from "./engines/engine.ts";
 import { SqliteEngine } from "./engines/sqlite.ts";
 import { NodeDatabase } from "./node-database.ts";
 import { PolicyStore } from "./policy-store.ts";
+import { removeShredded } from "./remove-shredded.ts";
 import { Sessions } from "./sessions.ts";
 import { Tenant } from "./tenant.ts";
 
@@ -55,6 +56,8 @@ export class StorageNode implements NodeServices {
   readonly #connections = new Set<FrameSession>();
   readonly #logger: NodeLogger;
   #listener: Listener | null = null;
+  readonly #stopping = new AbortController();
+  #removal: Promise<void> = Promise.resolve();
 
   private constructor(
     options: StorageNodeOptions,
@@ -88,7 +91,7 @@ export class StorageNode implements NodeServices {
     let sessions: Sessions | null = null;
     try {
       const { cluster, tls } = await ensureCluster(folder.pki, hostname());
-      const tenants = await openTenants(folder, engine);
+      const tenants = await openTenants(folder, engine, database.shreddedTenants);
       const node = new StorageNode(options, folder, cluster, database, engine, tenants);
       sessions = node.sessions;
       await node.sessions.load();
@@ -102,6 +105,7 @@ export class StorageNode implements NodeServices {
         (connection) => node.#accept(connection),
       );
       node.collector.start();
+      node.#removal = removeShredded(folder, database.shreddedTenants, node.#stopping.signal, options.logger);
       folder.announce(node.address);
       return node;
     } catch (error) {
@@ -171,6 +175,17 @@ export class StorageNode implements NodeServices {
     return tenant;
   }
 
+  shred(name: string): number {
+    try {
+      return this.keys.shred(name);
+    } finally {
+      if (this.keys.isShredded(name)) {
+        this.#logger.warn({ tenant: name }, "tenant shredded: its keys are destroyed; its data is deleted when the node starts again");
+        this.sessions.endAll(name);
+      }
+    }
+  }
+
   /** Stops accepting, finishes requests in flight (for a bounded time), writes everything down. */
   async stop(): Promise<void> {
     this.#listener?.close();
@@ -180,6 +195,8 @@ export class StorageNode implements NodeServices {
     const timer = setTimeout(late.resolve, DRAIN_MS);
     await Promise.race([drained, late.promise]);
     clearTimeout(timer);
+    this.#stopping.abort();
+    await this.#removal;
     await this.collector.stop();
     for (const connection of this.#connections) connection.close("the node stops");
     this.sessions.close();
@@ -189,10 +206,11 @@ export class StorageNode implements NodeServices {
   }
 }
 
-/** All tenants that have data in the folder. */
-export async function openTenants(folder: DataFolder, engine: SqliteEngine): Promise<Map<string, Tenant>> {
+/** All tenants that have data in the folder, but for those that were shredded. */
+export async function openTenants(folder: DataFolder, engine: SqliteEngine, shredded: ReadonlySet<string>): Promise<Map<string, Tenant>> {
   const tenants = new Map<string, Tenant>();
   for (const name of folder.tenantNames()) {
+    if (shredded.has(name)) continue;
     // Made by a first contact that did not get further than its folder: as good as never here.
     if (!existsSync(join(folder.tenants, name, "namespaces"))) continue;
     engine.cleanUp(name);

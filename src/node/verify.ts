@@ -26,7 +26,7 @@ export async function verifyDataFolder(dataDir: string, onDamage: (line: string)
   const engine = new SqliteEngine(folder.tenants);
   try {
     const report: VerifyReport = { namespaces: 0, chunks: 0, damages: 0, unreferenced: 0 };
-    for (const tenant of (await openTenants(folder, engine)).values()) {
+    for (const tenant of (await openTenants(folder, engine, database.shreddedTenants)).values()) {
       await verifyTenant(tenant, report, (line) => {
         report.damages++;
         onDamage(`tenant ${tenant.name}: ${line}`);

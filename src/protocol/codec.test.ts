@@ -65,6 +65,7 @@ const arbitraries: { [O in OpName]: { request: fc.Arbitrary<RequestOf<O>>; answe
   bye: { request: nothing, answer: nothing },
   keyList: { request: nothing, answer: fc.record({ keys: few(keyEpoch) }) },
   keyPut: { request: keyEpoch, answer: nothing },
+  keyShred: { request: nothing, answer: fc.record({ keys: count }) },
   namespaceList: { request: nothing, answer: fc.record({ names: few(ns) }) },
   namespaceCreate: { request: fc.record({ name: ns }), answer: nothing },
   namespaceDelete: { request: fc.record({ name: ns, force: fc.boolean() }), answer: nothing },

@@ -111,6 +111,12 @@ const codecs: { readonly [O in OpName]: OpCodec<RequestOf<O>, AnswerOf<O>> } = {
     encodeAnswer: noFields.encode,
     decodeAnswer: noFields.decode,
   },
+  keyShred: {
+    encodeRequest: noFields.encode,
+    decodeRequest: noFields.decode,
+    encodeAnswer: (a) => [count(a.keys, "keys")],
+    decodeAnswer: (f) => ({ keys: count(tuple(f, 1, "keyShred answer")[0], "keys") }),
+  },
   namespaceList: {
     encodeRequest: noFields.encode,
     decodeRequest: noFields.decode,

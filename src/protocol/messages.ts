@@ -16,6 +16,7 @@ export const Op = {
   bye: 3,
   keyList: 10,
   keyPut: 11,
+  keyShred: 12,
   namespaceList: 20,
   namespaceCreate: 21,
   namespaceDelete: 22,
@@ -50,6 +51,7 @@ export const NODE_ERRORS = [
   "damaged", // stored bytes fail the node's own checksum
   "shutting_down", // try again, the node restarts
   "session_lost", // hello first
+  "key_revoked", // the tenant's data keys were destroyed (keyShred): nothing of it can be opened any more, ever
 ] as const;
 export type NodeErrorCode = (typeof NODE_ERRORS)[number];
 
@@ -168,6 +170,11 @@ export interface Messages {
   /** Wrapped data keys of the tenant: opaque to the node. */
   keyList: { request: Record<string, never>; answer: { keys: { epoch: number; wrapped: Uint8Array }[] } };
   keyPut: { request: { epoch: number; wrapped: Uint8Array }; answer: Record<string, never> };
+  /**
+   * Destroys all wrapped data keys of the tenant, for good and before it is answered. Everything that the tenant asks from then on, hello
+   * included, is refused as "key_revoked". `keys`: how many there were.
+   */
+  keyShred: { request: Record<string, never>; answer: { keys: number } };
   namespaceList: { request: Record<string, never>; answer: { names: string[] } };
   namespaceCreate: { request: { name: string }; answer: Record<string, never> };
   namespaceDelete: { request: { name: string; force: boolean }; answer: Record<string, never> };

@@ -1,4 +1,5 @@
 /** What a NodeClient is told, asked and gives: see node-client.ts. */
+import type { NodeError } from "../protocol/errors.ts";
 import type { BodySink } from "../protocol/frame.ts";
 import type { AnswerOf, OpName } from "../protocol/messages.ts";
 import type { TlsIdentity, Transport } from "./transport.ts";
@@ -24,6 +25,8 @@ export interface NodeClientOptions {
   /** Lets go of what is cached of these inodes; the node is answered when it resolves, and told of the failure when it rejects. */
   readonly onRecall?: (ns: string, inos: number[]) => void | Promise<void>;
   readonly onState?: (state: "connected" | "disconnected", detail: StateDetail) => void;
+  /** Once, after connect(): the tenant's keys were destroyed, and no call succeeds any more. */
+  readonly onRevoked?: (error: NodeError) => void;
   readonly logger?: NodeClientLogger;
   readonly transport?: Transport;
 }

@@ -6,7 +6,7 @@
  * deadlines are looked at by one timer for all requests (pending-requests.ts).
  */
 import { decodeAnswer, decodeError, decodeRequest, encodeAnswerFrame, encodeErrorFrame, encodeRequestFrame } from "../protocol/codec.ts";
-import { ProtocolError, TransportError } from "../protocol/errors.ts";
+import { NodeError, ProtocolError, TransportError } from "../protocol/errors.ts";
 import type { BodyTarget, Frame } from "../protocol/frame.ts";
 import { IN_FLIGHT_MAX } from "../protocol/limits.ts";
 import { type AnswerOf, type OpName, PROTOCOL_VERSION, type RequestOf } from "../protocol/messages.ts";
@@ -36,6 +36,9 @@ export class NodeClient {
   #connecting: AbortController | null = null;
   #everConnected = false;
   #closed = false;
+  /** The tenant's keys were destroyed: no node answers anything any more. */
+  #revoked: NodeError | null = null;
+  #lastAnswerAtMs = Number.NEGATIVE_INFINITY;
   /** The node will go away: nothing new is sent on this link. */
   #leaving = false;
   #congested = false;
@@ -64,6 +67,11 @@ export class NodeClient {
   /** performance.now() until which this session's leases hold for sure; 0 when disconnected. */
   get leaseValidUntilMs(): number {
     return this.#leaseValidUntilMs;
+  }
+
+  /** performance.now() when a node last did what it was asked, be it a ping. */
+  get lastAnswerAtMs(): number {
+    return this.#lastAnswerAtMs;
   }
 
   /**
@@ -96,6 +104,7 @@ export class NodeClient {
    */
   call<O extends ClientRequestOp>(op: O, request: RequestOf<O>, options: CallOptions = {}): Promise<CallResult<O>> {
     if (this.#closed) return Promise.reject(new TransportError("closed", "the client is closed"));
+    if (this.#revoked !== null) return Promise.reject(this.#revoked);
     const { body, bodyInto, signal } = options;
     if (signal?.aborted === true) return Promise.reject(new TransportError("aborted", `${op}: aborted`));
     return new Promise((resolve, reject) => {
@@ -254,8 +263,10 @@ export class NodeClient {
       } else {
         this.#attempt = 0;
         this.#requests.settle(pending)?.reject(error);
+        if (error.code === "key_revoked") this.#revoke(error);
       }
     } else {
+      this.#lastAnswerAtMs = performance.now();
       // Only work done shows that the node is well: one that sends everybody away is asked less and less often.
       this.#attempt = 0;
       this.#requests.settle(pending);
@@ -268,6 +279,14 @@ export class NodeClient {
     }
     if (this.#requests.waitingCount > 0) this.#sendWaiting();
     if (this.#leaving && this.#requests.sentCount === 0) link.connection.close("the node is going away");
+  }
+
+  /** For good: what is asked now fails, and so does all that is asked later. */
+  #revoke(error: NodeError): void {
+    if (this.#revoked !== null) return;
+    this.#revoked = error;
+    for (const pending of [...this.#requests.waiting]) this.#requests.settle(pending)?.reject(error);
+    this.#options.onRevoked?.(error);
   }
 
   #recall(frame: Frame, link: NodeLink): void {
@@ -329,6 +348,7 @@ export class NodeClient {
 
   #established(link: NodeLink): void {
     this.#link = link;
+    this.#lastAnswerAtMs = performance.now();
     this.#leaseValidUntilMs = link.helloSentAtMs + link.hello.leaseMs;
     this.#heartbeat = new Heartbeat({
       link,
@@ -368,7 +388,8 @@ export class NodeClient {
       () => {
         this.#open(this.#options.connectTimeoutMs).catch((error: unknown) => {
           this.#logger?.debug({ err: error }, "cannot connect");
-          this.#retryLater();
+          if (error instanceof NodeError && error.code === "key_revoked") this.#revoke(error);
+          else this.#retryLater();
         });
       },
       backoffMs(this.#attempt++),
