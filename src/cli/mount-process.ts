@@ -50,9 +50,9 @@ export async function mountMain(job: MountJob): Promise<void> {
     await runMount(filesystem.vfs, {
       mountpoint: config.mountpoint,
       source,
-      attrTimeoutSec: config.attrTimeoutMs / 1_000,
-      entryTimeoutSec: config.entryTimeoutMs / 1_000,
-      negativeTimeoutSec: config.entryTimeoutMs / 1_000,
+      attrTimeoutSec: filesystem.settings.attrTimeoutMs / 1_000,
+      entryTimeoutSec: filesystem.settings.entryTimeoutMs / 1_000,
+      negativeTimeoutSec: filesystem.settings.entryTimeoutMs / 1_000,
       uid: config.uid,
       gid: config.gid,
       readOnly: config.readOnly,

@@ -4,11 +4,13 @@
  */
 import { randomBytes } from "node:crypto";
 import { BlockArena } from "../cache/block-arena.ts";
+import { applyPolicy, type CacheSettings, openPolicy } from "../cache/policy.ts";
 import { formatAddress } from "../config/address.ts";
 import { KeyRing } from "../crypto/key-ring.ts";
 import { ContentStore } from "../fs/content-store.ts";
 import { NodeError } from "../protocol/errors.ts";
 import { SESSION_ID_BYTES } from "../protocol/limits.ts";
+import type { EffectivePolicy } from "../protocol/policy.ts";
 import { defaultWorkerCount, TransferPool } from "../transfer/transfer-pool.ts";
 import { NodeClient } from "../transport/node-client.ts";
 import type { NodeClientOptions } from "../transport/node-client-options.ts";
@@ -31,6 +33,10 @@ export interface Client {
   readonly sessionId: Uint8Array;
   readonly node: NodeClient;
   readonly keys: KeyRing;
+  /** In force for this session to its end. */
+  readonly policy: EffectivePolicy;
+  /** What the policy left of the options: these count, not the config's. */
+  readonly settings: CacheSettings;
   readonly arena: BlockArena;
   readonly transfer: TransferPool;
   readonly store: ContentStore;
@@ -58,6 +64,8 @@ export async function openClient({ config, credentials, log }: ClientJob, hooks:
   };
   try {
     await node.connect();
+    const opened = await openPolicy(node, config, null, log);
+    const settings = applyPolicy(opened, config, log);
     const keys = await openKeys(node, credentials.kek);
     cleanups.push(() => keys.wipe());
     const arena = new BlockArena(config.cacheL1MaxBytes);
@@ -76,10 +84,10 @@ export async function openClient({ config, credentials, log }: ClientJob, hooks:
         put: (cells, bytes) => transfer.put(cells, bytes, REQUEST_TIMEOUT_MS),
         get: (ref, first, cells) => transfer.get(ref, first, cells, REQUEST_TIMEOUT_MS),
       },
-      { caches: config.cacheMode !== "bypass" },
+      { caches: settings.cacheMode !== "bypass" },
     );
     const owner = { uid: process.geteuid?.() ?? 0, gid: process.getegid?.() ?? 0 };
-    return { sessionId, node, keys, arena, transfer, store, owner, close };
+    return { sessionId, node, keys, policy: opened.policy, settings, arena, transfer, store, owner, close };
   } catch (error) {
     await close();
     throw error;

@@ -1,4 +1,5 @@
 /** From settings and credentials to a filesystem: the client (open-client.ts), and the namespaces on top of it. */
+import type { CacheSettings } from "../cache/policy.ts";
 import { FileReader } from "../fs/file-reader.ts";
 import { FileWriter } from "../fs/file-writer.ts";
 import { Filesystem } from "../fs/filesystem.ts";
@@ -21,6 +22,8 @@ const INODES_MAX = 65_536;
 
 export interface OpenedFilesystem {
   readonly vfs: Vfs;
+  /** What the cache policy left of the mount's options. */
+  readonly settings: CacheSettings;
   /** From now on the kernel is told of what other mounts change. */
   attach(kernel: KernelCache): void;
   /** Writes out what is buffered and ends the session. Rejects when something could not be written: it is lost. */
@@ -47,14 +50,14 @@ export async function openFilesystem(job: MountJob): Promise<OpenedFilesystem> {
 }
 
 async function openVolumes({ config, log }: MountJob, client: Client, volumes: Map<string, Volume>): Promise<OpenedFilesystem> {
-  const { node, keys, store, owner, sessionId } = client;
+  const { node, keys, store, owner, sessionId, settings } = client;
   let kernel: KernelCache | null = null;
   const writer = new FileWriter(store, log);
   const tools = { reader: new FileReader(store), writer, log };
   const openVolume = async (name: string, index: number): Promise<Volume> => {
     const namespace = new Namespace(new Shard(node, keys.namespace(name)), node, {
       index,
-      metaTtlMs: config.metaTtlMs,
+      metaTtlMs: settings.metaTtlMs,
       inodesMax: INODES_MAX,
     });
     const volume = new Volume(namespace, new Tree(namespace, sessionId), tools);
@@ -72,6 +75,7 @@ async function openVolumes({ config, log }: MountJob, client: Client, volumes: M
   }
   return {
     vfs: filesystem,
+    settings,
     attach: (attached) => {
       kernel = attached;
       for (const volume of volumes.values()) volume.attach(attached);

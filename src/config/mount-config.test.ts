@@ -24,14 +24,16 @@ test("defaults", () => {
     tenant: "acme",
     namespaces: ["default"],
     credentialsPath: null,
-    cacheMode: "organic",
-    cacheDir: "/tmp/kiseki-cache",
+    cacheMode: null,
+    cacheDir: process.geteuid?.() === 0 ? "/tmp/kiseki-cache" : `/tmp/kiseki-cache-${process.geteuid?.()}`,
     cacheL1MaxBytes: 256 * 2 ** 20,
-    cacheL2MaxBytes: 50 * 2 ** 30,
+    cacheL2MaxBytes: null,
     cachePoolId: null,
-    metaTtlMs: 5_000,
-    attrTimeoutMs: 5_000,
-    entryTimeoutMs: 5_000,
+    workload: null,
+    metricsAddress: null,
+    metaTtlMs: null,
+    attrTimeoutMs: null,
+    entryTimeoutMs: null,
     uid: null,
     gid: null,
     readOnly: false,
@@ -47,8 +49,19 @@ test("the stronger layer wins: option, then environment, then default", () => {
   expect(resolved({}, { cache_mode: "bypass" }).cacheMode).toBe("bypass");
 });
 
-test("the kernel's timeouts follow meta_ttl_ms unless set", () => {
-  expect(resolved({ meta_ttl_ms: "100", entry_timeout: "0.5" })).toMatchObject({ metaTtlMs: 100, attrTimeoutMs: 100, entryTimeoutMs: 500 });
+test("times: milliseconds for meta_ttl_ms, seconds for the kernel's", () => {
+  expect(resolved({ meta_ttl_ms: "100", entry_timeout: "0.5" })).toMatchObject({
+    metaTtlMs: 100,
+    attrTimeoutMs: null,
+    entryTimeoutMs: 500,
+  });
+});
+
+test("a workload's name, and where statistics are served", () => {
+  expect(resolved({ workload: "Train-7", metrics: "[::1]:9400" })).toMatchObject({
+    workload: "Train-7",
+    metricsAddress: { host: "::1", port: 9400 },
+  });
 });
 
 test("namespaces and addresses given several times in one layer add up", () => {
@@ -73,6 +86,10 @@ test.each([
   [{ namespace: "a,all" }, "--namespace: expected different names of namespaces"],
   [{ namespace: "a,a" }, "--namespace: expected different names of namespaces"],
   [{ data_addr: "node:port" }, "--data-addr: expected HOST:PORT[,HOST:PORT...]"],
+  [{ workload: "a/b" }, '--workload: expected a name: letters, digits, and . _ - inside, got "a/b"'],
+  [{ metrics: "127.0.0.1" }, "--metrics: expected HOST:PORT"],
+  [{ metrics: "::1" }, "--metrics: expected HOST:PORT"],
+  [{ metrics: "a:1,b:2" }, "--metrics: expected HOST:PORT"],
   [{ cache_pool_id: "x" }, "--cache-pool-id: expected 32 hexadecimal digits"],
 ] satisfies [Texts, string][])("%o is refused with the option, the value and what is allowed", (texts, message) => {
   expect(() => resolved(texts)).toThrow(ConfigError);

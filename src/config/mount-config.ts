@@ -1,7 +1,8 @@
 /** A mount's settings: every option checked by zod, and precedence applied: option > environment > default. */
 import { isAbsolute, resolve } from "node:path";
 import { z } from "zod";
-import { KIB, MIB, NAMESPACE_NAME_PATTERN, TENANT_NAME_PATTERN } from "../protocol/limits.ts";
+import { KIB, MIB, NAMESPACE_NAME_PATTERN, TENANT_NAME_PATTERN, WORKLOAD_NAME_PATTERN } from "../protocol/limits.ts";
+import { CACHE_MODES, type CacheMode } from "../protocol/policy.ts";
 import { type Address, parseAddresses } from "./address.ts";
 import { ConfigError } from "./config-error.ts";
 import { type GivenOption, MOUNT_OPTIONS, type MountOptionName, type MountWords } from "./mount-options.ts";
@@ -34,14 +35,21 @@ export interface MountConfig {
   /** null: the usual places. */
   readonly credentialsPath: string | null;
   readonly passphrasePath: string | null;
-  readonly cacheMode: "pinned" | "organic" | "bypass";
+  /** Of the settings that the policy knows too, null: as the policy says (cache/policy.ts). */
+  readonly cacheMode: CacheMode | null;
   readonly cacheDir: string;
   readonly cacheL1MaxBytes: number;
-  readonly cacheL2MaxBytes: number;
+  readonly cacheL2MaxBytes: number | null;
+  /** The pool to adopt. */
   readonly cachePoolId: string | null;
-  readonly metaTtlMs: number;
-  readonly attrTimeoutMs: number;
-  readonly entryTimeoutMs: number;
+  /** What the cache policy calls this job; null: nothing. */
+  readonly workload: string | null;
+  /** Where to serve statistics over TCP; null: nowhere. */
+  readonly metricsAddress: Address | null;
+  readonly metaTtlMs: number | null;
+  /** null: as metaTtlMs. */
+  readonly attrTimeoutMs: number | null;
+  readonly entryTimeoutMs: number | null;
   /** Shown as owner of every file; null: the real one. */
   readonly uid: number | null;
   readonly gid: number | null;
@@ -85,6 +93,12 @@ const seconds = text(`a time from 0 to ${TTL_MAX_MS / 1000} seconds, such as 5, 
 );
 const path = text("a path", (value) => (value === "" || value.includes("\0") ? null : value));
 
+/** One address, with its port. */
+function parseListenAddress(value: string): Address | null {
+  const [address, ...more] = parseAddresses(value) ?? [];
+  return address !== undefined && more.length === 0 && /:\d+$/.test(value.trim()) ? address : null;
+}
+
 function parseNamespaces(value: string): string[] | "all" | null {
   const names = value.split(",").map((name) => name.trim());
   if (names.length === 1 && names[0] === ALL_NAMESPACES) return ALL_NAMESPACES;
@@ -98,11 +112,13 @@ const SCHEMAS = {
   namespace: text("different names of namespaces (a to z, 0 to 9, and . _ - inside), or only the word all", parseNamespaces),
   credentials: path,
   passphrase_file: path,
-  cache_mode: oneOf(["pinned", "organic", "bypass"]),
+  cache_mode: oneOf(CACHE_MODES),
   cache_dir: text("an absolute path", (value) => (isAbsolute(value) && !value.includes("\0") ? resolve(value) : null)),
   cache_l1_max: size(L1_MIN_BYTES, L1_MAX_BYTES),
   cache_l2_max: size(0, L2_MAX_BYTES),
   cache_pool_id: text("32 hexadecimal digits", (value) => (/^[0-9a-f]{32}$/i.test(value) ? value.toLowerCase() : null)),
+  workload: text("a name: letters, digits, and . _ - inside", (value) => (WORKLOAD_NAME_PATTERN.test(value) ? value : null)),
+  metrics: text("HOST:PORT, such as 127.0.0.1:9400", parseListenAddress),
   meta_ttl_ms: integer("milliseconds", TTL_MAX_MS),
   attr_timeout: seconds,
   entry_timeout: seconds,
@@ -179,7 +195,6 @@ export function resolveMountConfig(
     return value === null ? null : resolve(value);
   };
 
-  const metaTtlMs = needed("meta_ttl_ms");
   const cacheDir = needed("cache_dir");
   // The client must never wait for its own mount.
   if (isInside(cacheDir, mountpoint)) {
@@ -194,14 +209,16 @@ export function resolveMountConfig(
     namespaces: needed("namespace"),
     credentialsPath: absolute("credentials"),
     passphrasePath: absolute("passphrase_file"),
-    cacheMode: needed("cache_mode"),
+    cacheMode: read("cache_mode"),
     cacheDir,
     cacheL1MaxBytes: needed("cache_l1_max"),
-    cacheL2MaxBytes: needed("cache_l2_max"),
+    cacheL2MaxBytes: read("cache_l2_max"),
     cachePoolId: read("cache_pool_id"),
-    metaTtlMs,
-    attrTimeoutMs: read("attr_timeout") ?? metaTtlMs,
-    entryTimeoutMs: read("entry_timeout") ?? metaTtlMs,
+    workload: read("workload"),
+    metricsAddress: read("metrics"),
+    metaTtlMs: read("meta_ttl_ms"),
+    attrTimeoutMs: read("attr_timeout"),
+    entryTimeoutMs: read("entry_timeout"),
     uid: read("uid"),
     gid: read("gid"),
     readOnly: read("ro") ?? false,

@@ -39,6 +39,10 @@ test("an unknown word is refused by its name, unless mount is sloppy", () => {
   expect(parseMountWords(["cache_l3_max=1G,ro"], true).given).toHaveLength(1);
 });
 
+test("pool_id is another word for cache_pool_id; messages call it as it was written", () => {
+  expect(parseMountWords(["pool_id=x"]).given).toEqual([{ name: "cache_pool_id", text: "x", source: "-o pool_id" }]);
+});
+
 test("an option without its value is refused with what it takes", () => {
   expect(() => parseMountWords(["cache_dir"])).toThrow("-o cache_dir: expected cache_dir=DIR");
 });

@@ -2,6 +2,7 @@
  * The options of a mount: one table, from which come the long options (--cache-l1-max), the -o words (cache_l1_max=256M), the
  * environment variables and the help. What a value may be is in mount-config.ts, which is loaded only when a mount is made.
  */
+import { defaultCacheDir } from "./cache-dir.ts";
 import { ConfigError } from "./config-error.ts";
 
 export interface MountOption {
@@ -46,24 +47,39 @@ export const MOUNT_OPTIONS = [
     name: "cache_mode",
     value: "pinned|organic|bypass",
     env: "KISEKI_CACHE_MODE",
-    fallback: "organic",
-    description: "what is kept in the caches",
+    description: "what is kept in the caches (default: as the policy says, organic)",
   },
-  { name: "cache_dir", value: "DIR", env: "KISEKI_CACHE_DIR", fallback: "/tmp/kiseki-cache", description: "folder of the disk cache" },
+  { name: "cache_dir", value: "DIR", env: "KISEKI_CACHE_DIR", fallback: defaultCacheDir(), description: "folder of the disk cache" },
   { name: "cache_l1_max", value: "SIZE", env: "KISEKI_CACHE_L1_MAX", fallback: "256M", description: "memory cache at most" },
-  { name: "cache_l2_max", value: "SIZE", env: "KISEKI_CACHE_L2_MAX", fallback: "50G", description: "disk cache at most" },
+  {
+    name: "cache_l2_max",
+    value: "SIZE",
+    env: "KISEKI_CACHE_L2_MAX",
+    description: "disk cache at most (default: what the policy allows, 50G)",
+  },
   {
     name: "cache_pool_id",
     value: "ID",
     env: "KISEKI_CACHE_POOL_ID",
-    description: "take over this disk cache pool (32 hexadecimal digits)",
+    description: "take over this disk cache pool (32 hexadecimal digits); also -o pool_id",
+  },
+  {
+    name: "workload",
+    value: "NAME",
+    env: "KISEKI_WORKLOAD",
+    description: "what this job is called in the cache policy",
+  },
+  {
+    name: "metrics",
+    value: "HOST:PORT",
+    env: "KISEKI_METRICS",
+    description: "serve the caches' statistics for Prometheus at http://HOST:PORT/metrics",
   },
   {
     name: "meta_ttl_ms",
     value: "MS",
     env: "KISEKI_CACHE_META_TTL_MS",
-    fallback: "5000",
-    description: "a name or attribute may be this old, in milliseconds",
+    description: "a name or attribute may be this old, in milliseconds (default: what the policy allows, 5000)",
   },
   { name: "attr_timeout", value: "SECONDS", description: "how long the kernel keeps attributes (default: meta_ttl_ms)" },
   { name: "entry_timeout", value: "SECONDS", description: "how long the kernel keeps names (default: meta_ttl_ms)" },
@@ -92,8 +108,11 @@ export function longOption(name: string): string {
   return `--${name.replaceAll("_", "-")}`;
 }
 
+/** Other words after -o for the same option. */
+const ALIASES = new Map<string, MountOptionName>([["pool_id", "cache_pool_id"]]);
+
 function findOption(name: string): (MountOption & { name: MountOptionName }) | undefined {
-  return MOUNT_OPTIONS.find((option) => option.name === name);
+  return MOUNT_OPTIONS.find((option) => option.name === (ALIASES.get(name) ?? name));
 }
 
 /** What a list of -o words asks for. */
@@ -176,7 +195,11 @@ export function parseMountWords(texts: readonly string[], sloppy = false): Mount
       throw new ConfigError(`-o ${word}: unknown mount option; see: kiseki mount --help`);
     }
     if (equals < 0 && option.value !== undefined) throw new ConfigError(`-o ${word}: expected ${word}=${option.value}`);
-    given.push({ name: option.name, text: equals < 0 ? "true" : word.slice(equals + 1), source: `-o ${option.name}` });
+    given.push({
+      name: option.name,
+      text: equals < 0 ? "true" : word.slice(equals + 1),
+      source: `-o ${equals < 0 ? word : word.slice(0, equals)}`,
+    });
   };
   for (const text of texts) for (const word of splitWords(text)) take(word);
   return { given, kernelFlags: [...kernel.values()].filter((flag) => flag !== null) };
