@@ -236,7 +236,8 @@ export class Filesystem implements Vfs {
     // so do appending ones, whose offset only we know.
     const access = flags & OpenFlag.O_ACCMODE;
     const directIo = access === OpenFlag.O_RDWR || (flags & (OpenFlag.O_DIRECT | OpenFlag.O_APPEND)) !== 0;
-    return { handle, keepCache, directIo, noFlush: access === OpenFlag.O_RDONLY };
+    const backing = directIo || access !== OpenFlag.O_RDONLY ? null : volume.imageOf(inode);
+    return { handle, keepCache, directIo, noFlush: access === OpenFlag.O_RDONLY, backing };
   }
 
   read(caller: Caller, _ino: number, handle: HandleId, offset: Offset, size: number): MaybePromise<ReadResult> {

@@ -6,6 +6,8 @@
  * Failures are thrown (or rejected) as FsError; anything else becomes EIO and is logged.
  */
 
+import type { BackingFile } from "../cache/backing-file.ts";
+
 /** A result that is there at once, or later. */
 export type MaybePromise<T> = T | Promise<T>;
 
@@ -75,6 +77,8 @@ export interface Opened {
   directIo: boolean;
   /** Closing it needs no flush: it can't write (FOPEN_NOFLUSH). */
   noFlush: boolean;
+  /** A local file with all the bytes that this handle reads: the mount may have the kernel read that one instead of asking. */
+  backing: BackingFile | null;
 }
 
 /** Pieces of memory that together are the answer to a read. `release` is called once they have been copied away. */

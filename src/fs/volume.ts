@@ -1,5 +1,6 @@
 /** One namespace of a mount with what works on it. */
 
+import type { BackingFile, StagedImages } from "../cache/backing-file.ts";
 import { CAPABILITY_XATTR, changeAttributes, loadXattrs, pendingOf, removeXattr } from "./attributes.ts";
 import { FsError } from "./errno.ts";
 import { type FileReader, ReadPattern } from "./file-reader.ts";
@@ -36,6 +37,8 @@ export interface VolumeTools {
   reader: FileReader;
   writer: FileWriter;
   log: FailureLog;
+  /** Staged files that have a local image; null: none ever has. */
+  images?: StagedImages | null;
 }
 
 export class Volume {
@@ -45,15 +48,17 @@ export class Volume {
   readonly #reader: FileReader;
   readonly #writer: FileWriter;
   readonly #log: FailureLog;
+  readonly #images: StagedImages | null;
   #kernel: KernelCache | null = null;
 
-  constructor(namespace: Namespace, tree: Tree, { reader, writer, log }: VolumeTools) {
+  constructor(namespace: Namespace, tree: Tree, { reader, writer, log, images = null }: VolumeTools) {
     this.name = namespace.shard.name;
     this.namespace = namespace;
     this.tree = tree;
     this.#reader = reader;
     this.#writer = writer;
     this.#log = log;
+    this.#images = images;
   }
 
   attach(kernel: KernelCache): void {
@@ -73,6 +78,13 @@ export class Volume {
       isWritable: (flags & OpenFlag.O_ACCMODE) !== OpenFlag.O_RDONLY,
       pattern: new ReadPattern(),
     };
+  }
+
+  /** The local file with the content of a file that is current, when there is one. What was written here and is not committed is in none. */
+  imageOf(inode: Inode): BackingFile | null {
+    if (this.#images === null || !inode.isRegular || needsWriteOut(inode)) return null;
+    const image = this.#images.imageOf(this.name, inode.number, inode.version);
+    return image !== null && image.bytes === inode.size ? image : null;
   }
 
   openFolder(inode: Inode): FolderHandle {

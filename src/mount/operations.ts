@@ -259,7 +259,7 @@ export const OPERATIONS: readonly Operation[] = [
   operation<number>({
     name: "opendir",
     call: ({ vfs, request }) => vfs.opendir(request.ino),
-    reply: ({ replies }, req, handle) => replies.opened(req, { handle, keepCache: false, directIo: false, noFlush: true }),
+    reply: ({ replies }, req, handle) => replies.opened(req, { handle, keepCache: false, directIo: false, noFlush: true, backing: null }),
   }),
   operation<DirectoryBuffer>({ name: "readdir", call: (context) => readFolder(context, false), reply: replyFolder }),
   operation<DirectoryBuffer>({ name: "readdirplus", call: (context) => readFolder(context, true), reply: replyFolder }),

@@ -231,7 +231,7 @@ export class MemoryVfs implements Vfs {
 
   #open(flags: number): Opened {
     const direct = (flags & OpenFlag.O_DIRECT) !== 0 || (flags & OpenFlag.O_ACCMODE) === OpenFlag.O_RDWR;
-    return { handle: this.#nextHandle++, keepCache: true, noFlush: false, directIo: direct };
+    return { handle: this.#nextHandle++, keepCache: true, noFlush: false, directIo: direct, backing: null };
   }
 
   open(_caller: Caller, ino: number, flags: number): Opened {
