@@ -1,47 +1,9 @@
 /** What `kiseki namespace` does; loaded only for it. */
-
-import { formatAddress, parseAddresses } from "../config/address.ts";
-import { findCredentials } from "../config/credentials-path.ts";
 import { ALL_NAMESPACES } from "../config/mount-config.ts";
-import { readCredentialsFile } from "../crypto/credentials.ts";
-import { NAMESPACE_NAME_PATTERN, SESSION_ID_BYTES } from "../protocol/limits.ts";
-import { NodeClient } from "../transport/node-client.ts";
-import { VERSION } from "../version.ts";
+import { NAMESPACE_NAME_PATTERN } from "../protocol/limits.ts";
 import { CliError, ExitStatus } from "./failure.ts";
-import type { NodeOptions } from "./namespace.ts";
-import { askPassphrase, readPassphraseFile } from "./passphrase.ts";
-
-const CONNECT_TIMEOUT_MS = 10_000;
-const REQUEST_TIMEOUT_MS = 30_000;
-
-async function withNode<T>(options: NodeOptions, work: (client: NodeClient) => Promise<T>): Promise<T> {
-  const addresses = parseAddresses(options.dataAddr);
-  if (addresses === null) throw new CliError(ExitStatus.usage, `--data-addr ${options.dataAddr}: expected HOST:PORT[,HOST:PORT]`);
-  if (options.credentials === undefined && options.tenant === undefined) {
-    throw new CliError(ExitStatus.usage, "give --credentials FILE, or --tenant NAME to find it in the usual places");
-  }
-  const path = options.credentials ?? findCredentials(options.tenant ?? "");
-  const credentials = await readCredentialsFile(path, async () =>
-    options.passphraseFile === undefined ? askPassphrase(`Passphrase of ${path}: `) : readPassphraseFile(options.passphraseFile),
-  );
-  // Only the TLS identity is needed here.
-  credentials.kek.fill(0);
-  const client = new NodeClient({
-    addrs: addresses.map(formatAddress),
-    tls: { ca: credentials.ca, cert: credentials.cert, key: credentials.key },
-    sessionId: crypto.getRandomValues(new Uint8Array(SESSION_ID_BYTES)),
-    role: "meta",
-    clientVersion: VERSION,
-    requestTimeoutMs: REQUEST_TIMEOUT_MS,
-    connectTimeoutMs: CONNECT_TIMEOUT_MS,
-  });
-  try {
-    await client.connect();
-    return await work(client);
-  } finally {
-    await client.close();
-  }
-}
+import type { NodeOptions } from "./node-options.ts";
+import { withNode } from "./with-node.ts";
 
 function checkName(name: string): void {
   if (!NAMESPACE_NAME_PATTERN.test(name)) {
