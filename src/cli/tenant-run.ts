@@ -2,18 +2,14 @@
 import { existsSync } from "node:fs";
 import { resolve } from "node:path";
 import { makeCredentials, writeCredentialsFile } from "../crypto/credentials.ts";
-import { createTenant, listTenants, PkiError } from "../pki/cluster.ts";
+import { createTenant, listTenants } from "../pki/cluster.ts";
 import { CliError, ExitStatus } from "./failure.ts";
 import { askPassphrase, readPassphraseFile } from "./passphrase.ts";
 import type { TenantCreateOptions } from "./tenant.ts";
+import { withPki } from "./with-pki.ts";
 
 /** 100 years: the CA's own end cuts it shorter anyway. */
 const DAYS_MAX = 36_525;
-
-function withPki<T>(error: unknown): T {
-  if (error instanceof PkiError) throw new CliError(ExitStatus.failure, error.message, { cause: error });
-  throw error;
-}
 
 function choosePassphrase(options: TenantCreateOptions): string | undefined {
   if (options.passphraseFile !== undefined) return readPassphraseFile(options.passphraseFile);
@@ -47,8 +43,9 @@ export async function createTenantCommand(name: string, options: TenantCreateOpt
 /** @throws CliError */
 export function listTenantsCommand(ca: string): void {
   try {
-    for (const { tenant, created, expires, serial } of listTenants(resolve(ca))) {
-      process.stdout.write(`${tenant}\tcreated ${created.slice(0, 10)}\texpires ${expires.slice(0, 10)}\tserial ${serial}\n`);
+    for (const { tenant, created, expires, serial, shredded } of listTenants(resolve(ca))) {
+      const end = shredded === undefined ? `expires ${expires.slice(0, 10)}` : `shredded ${shredded.slice(0, 10)}`;
+      process.stdout.write(`${tenant}\tcreated ${created.slice(0, 10)}\t${end}\tserial ${serial}\n`);
     }
   } catch (error) {
     withPki(error);

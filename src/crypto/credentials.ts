@@ -209,11 +209,7 @@ async function openSealedKek(path: string, file: CredentialsFile, getPassphrase:
   }
 }
 
-/**
- * Reads a credentials file and opens its KEK. `getPassphrase` is called only where the KEK is sealed.
- * @throws CredentialsError: missing, readable by others, malformed, or the wrong passphrase.
- */
-export async function readCredentialsFile(path: string, getPassphrase: () => Promise<string>): Promise<Credentials> {
+async function readFile(path: string): Promise<CredentialsFile> {
   const text = await readPrivateText(path);
   let json: unknown;
   try {
@@ -224,7 +220,21 @@ export async function readCredentialsFile(path: string, getPassphrase: () => Pro
   }
   const parsed = fileSchema.safeParse(json);
   if (!parsed.success) throw new CredentialsError(`${path}: not a credentials file (${describe(parsed.error)})`);
-  const file = parsed.data;
+  return parsed.data;
+}
+
+/** Who a credentials file makes its holder, without the KEK: no passphrase is needed. @throws CredentialsError as readCredentialsFile does */
+export async function readTenantIdentity(path: string): Promise<TenantIdentity> {
+  const { cluster, tenant, ca, cert, key } = await readFile(path);
+  return { cluster, tenant, ca, cert, key };
+}
+
+/**
+ * Reads a credentials file and opens its KEK. `getPassphrase` is called only where the KEK is sealed.
+ * @throws CredentialsError: missing, readable by others, malformed, or the wrong passphrase.
+ */
+export async function readCredentialsFile(path: string, getPassphrase: () => Promise<string>): Promise<Credentials> {
+  const file = await readFile(path);
   const kek = file.kek === undefined ? await openSealedKek(path, file, getPassphrase) : Uint8Array.from(Buffer.from(file.kek, "base64"));
   const { cluster, tenant, ca, cert, key } = file;
   return { cluster, tenant, ca, cert, key, kek };

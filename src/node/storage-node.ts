@@ -2,7 +2,7 @@
 import { existsSync } from "node:fs";
 import { hostname } from "node:os";
 import { join } from "node:path";
-import { ensureCluster } from "../pki/cluster.ts";
+import { ensureCluster, recordShredded } from "../pki/cluster.ts";
 import { NodeError } from "../protocol/errors.ts";
 import { SESSION_TIMEOUT_MS } from "../protocol/limits.ts";
 import { type FrameSession, serveFrames } from "../transport/frame-server.ts";
@@ -182,6 +182,11 @@ export class StorageNode implements NodeServices {
       if (this.keys.isShredded(name)) {
         this.#logger.warn({ tenant: name }, "tenant shredded: its keys are destroyed; its data is deleted when the node starts again");
         this.sessions.endAll(name);
+        try {
+          recordShredded(this.#folder.pki, name);
+        } catch (error) {
+          this.#logger.warn({ tenant: name, err: error }, "kiseki tenant list will not show that the tenant was shredded");
+        }
       }
     }
   }

@@ -4,7 +4,7 @@
  *     cluster              the cluster's name, one line: random, the trust domain of its certificates
  *     ca.crt  ca.key       who has the key can make tenants and nodes
  *     node.crt  node.key   of the node on this host
- *     tenants/<name>.json  what was issued: { version, tenant, serial, created, expires }
+ *     tenants/<name>.json  what was issued: { version, tenant, serial, created, expires }, and `shredded`, when, where that has happened
  *
  * `kiseki tenant create` needs this folder only, no running node.
  */
@@ -41,6 +41,7 @@ const tenantRecordSchema = z.object({
   serial: z.string(),
   created: z.iso.datetime(),
   expires: z.iso.datetime(),
+  shredded: z.iso.datetime().optional(),
 });
 
 /** What was issued to a tenant. */
@@ -163,7 +164,10 @@ export async function createTenant(folder: string, tenant: string, days: number)
   const { cluster, ca } = readCluster(folder);
   const path = join(folder, "tenants", `${tenant}.json`);
   const exists = `tenant ${tenant} exists already: its data can only be opened with the credentials file made then`;
-  if (existsSync(path)) throw new PkiError(exists);
+  if (existsSync(path)) {
+    const shredded = readTenant(path).shredded !== undefined;
+    throw new PkiError(shredded ? `tenant ${tenant} was shredded, and its name is not given again: choose another` : exists);
+  }
   const { cert, key } = await issueTenant(ca, cluster, tenant, days);
   const { notAfter, serial } = describeCertificate(cert);
   const record: TenantRecord = { version: 1, tenant, serial, created: new Date().toISOString(), expires: notAfter.toISOString() };
@@ -184,15 +188,45 @@ export async function createTenant(folder: string, tenant: string, days: number)
   };
 }
 
+function readTenant(path: string): TenantRecord {
+  let json: unknown;
+  try {
+    json = JSON.parse(read(path));
+  } catch (error) {
+    if (error instanceof PkiError) throw error;
+    json = null;
+  }
+  const parsed = tenantRecordSchema.safeParse(json);
+  if (!parsed.success) throw new PkiError(`${path}: not a tenant's record`);
+  return parsed.data;
+}
+
+/** A certificate for a tenant that exists, to act for it within the day. @throws PkiError where it doesn't */
+export async function issueToTenant(folder: string, tenant: string): Promise<TlsIdentity> {
+  const { cluster, ca } = readCluster(folder);
+  if (!TENANT_NAME_PATTERN.test(tenant) || !existsSync(join(folder, "tenants", `${tenant}.json`))) {
+    throw new PkiError(`no tenant ${tenant} was made with this CA; see: kiseki tenant list --ca ${folder}`);
+  }
+  return { ca: ca.cert, ...(await issueTenant(ca, cluster, tenant, 1)) };
+}
+
+/** Writes down that a tenant's keys are destroyed, where it was made with this CA. @throws PkiError, the system's error */
+export function recordShredded(folder: string, tenant: string): void {
+  const path = join(folder, "tenants", `${tenant}.json`);
+  if (!existsSync(path)) return;
+  const record = readTenant(path);
+  if (record.shredded !== undefined) return;
+  rmSync(`${path}.new`, { force: true });
+  writeNew(`${path}.new`, `${JSON.stringify({ ...record, shredded: new Date().toISOString() }, null, 2)}\n`);
+  renameSync(`${path}.new`, path);
+  syncPath(dirname(path));
+}
+
 /** Tenants that were created here, by name. @throws PkiError */
 export function listTenants(folder: string): TenantRecord[] {
   readCluster(folder);
   return readdirSync(join(folder, "tenants"))
     .filter((name) => name.endsWith(".json"))
     .sort()
-    .map((name) => {
-      const parsed = tenantRecordSchema.safeParse(JSON.parse(read(join(folder, "tenants", name))));
-      if (!parsed.success) throw new PkiError(`${join(folder, "tenants", name)}: not a tenant's record`);
-      return parsed.data;
-    });
+    .map((name) => readTenant(join(folder, "tenants", name)));
 }

@@ -1,0 +1,8 @@
+import { PkiError } from "../pki/cluster.ts";
+import { CliError, ExitStatus } from "./failure.ts";
+
+/** Rethrows; what is wrong with a pki folder as a failure of the command. */
+export function withPki<T>(error: unknown): T {
+  if (error instanceof PkiError) throw new CliError(ExitStatus.failure, error.message, { cause: error });
+  throw error;
+}
