@@ -1,4 +1,5 @@
 /** The command table. What a command does is in the file of its name in src/cli. */
+import { registerCache } from "./cli/cache.ts";
 import { registerMount } from "./cli/mount.ts";
 import { registerNamespace } from "./cli/namespace.ts";
 import { createProgram, run } from "./cli/run.ts";
@@ -12,4 +13,5 @@ registerUmount(program);
 registerServe(program);
 registerTenant(program);
 registerNamespace(program);
+registerCache(program);
 await run(program);

@@ -4,6 +4,7 @@ import type { MountConfig } from "../config/mount-config.ts";
 import type { Credentials } from "../crypto/credentials.ts";
 import type { Logger } from "../log.ts";
 import { runMount } from "../mount/run.ts";
+import { type MountControl, openMountControl } from "./mount-control.ts";
 import { openFilesystem } from "./open-filesystem.ts";
 import { writeRuntimeEntry } from "./runtime-file.ts";
 import { warmUp } from "./warm-up.ts";
@@ -28,9 +29,9 @@ function sourceOf(config: MountConfig, tenant: string): string {
 }
 
 /** Lets kiseki umount find this process. Returns how to take that back. A mount works without it: umount(8) needs none. */
-function makeKnown(mountpoint: string, log: Logger): () => void {
+function makeKnown(mountpoint: string, control: string | null, log: Logger): () => void {
   try {
-    return writeRuntimeEntry(mountpoint);
+    return writeRuntimeEntry(mountpoint, control);
   } catch (error) {
     log.warn({ err: error }, "kiseki umount will not find this mount's process");
     return () => {};
@@ -45,8 +46,11 @@ export async function mountMain(job: MountJob): Promise<void> {
   const { config, log } = job;
   const source = sourceOf(config, job.credentials.tenant);
   const filesystem = await openFilesystem(job);
+  let control: MountControl | null = null;
   let forget = (): void => {};
   try {
+    control = openMountControl(filesystem.caches, job.credentials.tenant, config, log);
+    const { socket } = control;
     await runMount(filesystem.vfs, {
       mountpoint: config.mountpoint,
       source,
@@ -64,13 +68,14 @@ export async function mountMain(job: MountJob): Promise<void> {
       stop: job.stop,
       onReady: ({ mountpoint, kernelCache }) => {
         filesystem.attach(kernelCache);
-        forget = makeKnown(mountpoint, log);
+        forget = makeKnown(mountpoint, socket, log);
         log.info({ mountpoint, source }, "mounted");
         job.onReady();
         warmUp().catch((error) => log.warn({ err: error }, "practising failed: the first requests will be slow"));
       },
     });
   } finally {
+    await control?.close();
     await filesystem.close();
     forget();
   }

@@ -1,4 +1,5 @@
 /** From settings and credentials to a filesystem: the client (open-client.ts), and the namespaces on top of it. */
+import type { ControlledCaches } from "../cache/control/control.ts";
 import type { CacheSettings } from "../cache/policy.ts";
 import { FileReader } from "../fs/file-reader.ts";
 import { FileWriter } from "../fs/file-writer.ts";
@@ -12,6 +13,7 @@ import type { KernelCache, Vfs } from "../fs/vfs.ts";
 import { Volume } from "../fs/volume.ts";
 import { NodeError, TransportError } from "../protocol/errors.ts";
 import type { NodeClient } from "../transport/node-client.ts";
+import { controlledCaches } from "./controlled-caches.ts";
 import type { MountJob } from "./mount-process.ts";
 import { type Client, openClient } from "./open-client.ts";
 
@@ -24,6 +26,7 @@ export interface OpenedFilesystem {
   readonly vfs: Vfs;
   /** What the cache policy left of the mount's options. */
   readonly settings: CacheSettings;
+  readonly caches: ControlledCaches;
   /** From now on the kernel is told of what other mounts change. */
   attach(kernel: KernelCache): void;
   /** Writes out what is buffered and ends the session. Rejects when something could not be written: it is lost. */
@@ -76,6 +79,7 @@ async function openVolumes({ config, log }: MountJob, client: Client, volumes: M
   return {
     vfs: filesystem,
     settings,
+    caches: controlledCaches(client),
     attach: (attached) => {
       kernel = attached;
       for (const volume of volumes.values()) volume.attach(attached);

@@ -13,8 +13,15 @@ const schema = z.object({
   pid: z.int().positive(),
   /** Field 22 of /proc/PID/stat: with it, a pid that was used again is told apart. */
   startTicks: z.string(),
+  /** The control socket (cache/control/server.ts), in the pool's folder if there is a pool; null: it could not be opened. */
+  control: z.string().nullable().default(null),
 });
 export type RuntimeEntry = z.infer<typeof schema>;
+
+/** Where the control socket of a mount without a pool stands. */
+export function runtimeSocketPath(mountpoint: string): string {
+  return join(ownRuntimeFolder(), fileName(mountpoint).replace(/\.json$/, ".sock"));
+}
 
 /** Where this user's mounts stand: /run/kiseki for root, else $XDG_RUNTIME_DIR/kiseki, else a private folder in $TMPDIR. */
 function runtimeFolder(): string {
@@ -56,18 +63,23 @@ export function isRunning(entry: RuntimeEntry): boolean {
   return startTicksOf(entry.pid) === entry.startTicks;
 }
 
-/**
- * Makes this process known as the one behind `mountpoint`.
- * @returns a function that takes it back.
- */
-export function writeRuntimeEntry(mountpoint: string): () => void {
+/** The runtime folder of this user, made if need be. @throws Error when it is not this user's */
+function ownRuntimeFolder(): string {
   const folder = runtimeFolder();
   mkdirSync(folder, { recursive: true, mode: 0o700 });
   const stat = lstatSync(folder);
   // In a shared /tmp somebody else may have been there first.
   if (!stat.isDirectory() || stat.uid !== process.getuid?.()) throw new Error(`${folder}: not a folder of this user`);
-  const path = join(folder, fileName(mountpoint));
-  const entry: RuntimeEntry = { mountpoint, pid: process.pid, startTicks: startTicksOf(process.pid) ?? "" };
+  return folder;
+}
+
+/**
+ * Makes this process known as the one behind `mountpoint`.
+ * @returns a function that takes it back.
+ */
+export function writeRuntimeEntry(mountpoint: string, control: string | null): () => void {
+  const path = join(ownRuntimeFolder(), fileName(mountpoint));
+  const entry: RuntimeEntry = { mountpoint, pid: process.pid, startTicks: startTicksOf(process.pid) ?? "", control };
   const aside = `${path}.${process.pid}`;
   writeFileSync(aside, JSON.stringify(entry), { mode: 0o600 });
   renameSync(aside, path);
@@ -92,4 +104,20 @@ export function findRuntimeEntry(mountpoint: string): RuntimeEntry | null {
     if (entry !== null && entry.mountpoint === mountpoint && isRunning(entry)) return entry;
   }
   return null;
+}
+
+/** All living mounts of this user; of every user, if this is root. */
+export function runtimeEntries(): RuntimeEntry[] {
+  return searchedFolders().flatMap((folder) => {
+    let names: string[];
+    try {
+      names = readdirSync(folder);
+    } catch {
+      return []; // no mount was ever made
+    }
+    return names
+      .filter((name) => name.endsWith(".json"))
+      .map((name) => readEntry(join(folder, name)))
+      .filter((entry): entry is RuntimeEntry => entry !== null && isRunning(entry));
+  });
 }

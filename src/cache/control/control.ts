@@ -13,7 +13,7 @@
  * A failure is {error: {code, message}} with a status of 400 (bad request), 404, 409 (not in this state) or 500.
  */
 import { z } from "zod";
-import { type CacheStats, stagedDatasetSchema } from "./stats.ts";
+import { type CacheStats, type StagedDataset, type StatsSource, stagedDatasetSchema } from "./stats.ts";
 
 /** A path in the tree of a mount: absolute, normalized. */
 const treePath = z
@@ -82,9 +82,19 @@ export interface StagingControl {
    * `signal` is aborted, and what was fetched stays for the next try.
    */
   stage(path: string, options: { signal: AbortSignal; onProgress: (progress: StageProgress) => void }): Promise<void>;
-  datasets(): readonly z.infer<typeof stagedDatasetSchema>[];
+  datasets(): readonly StagedDataset[];
   /** Unpins and zeroizes. Resolves to the bytes that were freed. @throws ControlError not_found */
   release(path: string): Promise<number>;
+}
+
+/** The caches of this process, however they are put together. */
+export interface ControlledCaches {
+  readonly mode: CacheStats["mode"];
+  readonly pool: CacheStats["pool"];
+  readonly stats: StatsSource;
+  wipe(): Promise<WipeReport>;
+  /** @throws ControlError conflict: this process stages nothing (no pool, or the policy forbids it) */
+  staging(): StagingControl;
 }
 
 /** A mount or a staging daemon. */

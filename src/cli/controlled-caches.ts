@@ -1,0 +1,28 @@
+/** The caches of a client, as the control socket shows them. */
+import { ControlError, type ControlledCaches } from "../cache/control/control.ts";
+import { LatencyHistogram } from "../cache/control/latency-histogram.ts";
+import { BLOCK_BYTES } from "../protocol/limits.ts";
+import type { Client } from "./open-client.ts";
+
+export function controlledCaches({ arena, policy, settings }: Client): ControlledCaches {
+  return {
+    mode: settings.cacheMode,
+    pool: null,
+    stats: {
+      reads: { l1Hits: 0, l2Hits: 0, misses: 0, bypasses: 0 },
+      latency: { l1: new LatencyHistogram(), l2: new LatencyHistogram(), canonical: new LatencyHistogram() },
+      l1: () => {
+        const entries = arena.cachedCount;
+        return { maxBytes: arena.cellCount * BLOCK_BYTES, bytes: entries * BLOCK_BYTES, entries, evictions: 0 };
+      },
+      l2: () => null,
+      policy: () => ({ ...policy }),
+      datasets: () => [],
+      wipes: {},
+    },
+    wipe: () => Promise.reject(new ControlError("conflict", "there is nothing to wipe")),
+    staging: () => {
+      throw new ControlError("conflict", "this mount has no pool to stage into");
+    },
+  };
+}

@@ -1,0 +1,61 @@
+/** The control socket and the metrics port of a mount: open as long as it is there. */
+import { join } from "node:path";
+import type { ControlledCaches, ControlTarget } from "../cache/control/control.ts";
+import { type ControlServer, serveControl, serveMetrics } from "../cache/control/server.ts";
+import { collectStats } from "../cache/control/stats.ts";
+import { type Address, formatAddress } from "../config/address.ts";
+import type { MountConfig } from "../config/mount-config.ts";
+import type { Logger } from "../log.ts";
+import { VERSION } from "../version.ts";
+import { CliError, ExitStatus, failureOf } from "./failure.ts";
+import { runtimeSocketPath } from "./runtime-file.ts";
+
+/** In the folder of a pool. */
+export const CONTROL_SOCKET = "control.sock";
+
+export interface MountControl {
+  /** null: it could not be opened. */
+  readonly socket: string | null;
+  close(): Promise<void>;
+}
+
+/**
+ * A mount works without a control socket: that it can't be opened is logged.
+ * @throws CliError when the metrics address can't be used: it was asked for
+ */
+export function openMountControl(caches: ControlledCaches, tenant: string, config: MountConfig, log: Logger): MountControl {
+  const { mode, pool } = caches;
+  const startedAt = new Date().toISOString();
+  const identity = { version: VERSION, pid: process.pid, kind: "mount", mountpoint: config.mountpoint, tenant, startedAt } as const;
+  const target: ControlTarget = {
+    kind: "mount",
+    stats: () => collectStats({ ...identity, mode, pool }, caches.stats),
+    wipe: () => caches.wipe(),
+    staging: () => caches.staging(),
+  };
+  const servers: ControlServer[] = [];
+  if (config.metricsAddress !== null) servers.push(openMetrics(config.metricsAddress, target, log));
+  let socket: string | null = pool === null ? runtimeSocketPath(config.mountpoint) : join(pool.path, CONTROL_SOCKET);
+  try {
+    servers.push(serveControl(socket, target, { log, describe: failureOf }));
+  } catch (error) {
+    log.warn({ err: error }, "there is no control socket: kiseki cache can't be used on this mount");
+    socket = null;
+  }
+  return {
+    socket,
+    close: async () => {
+      for (const server of servers.splice(0)) await server.close();
+    },
+  };
+}
+
+function openMetrics(address: Address, target: ControlTarget, log: Logger): ControlServer {
+  try {
+    return serveMetrics(address, target, log);
+  } catch (error) {
+    const { code, message } = error as NodeJS.ErrnoException;
+    const why = code === "EADDRINUSE" ? "is in use already" : `can't be listened on (${message})`;
+    throw new CliError(ExitStatus.failure, `metrics: ${formatAddress(address)} ${why}; choose another HOST:PORT`, { cause: error });
+  }
+}
