@@ -54,7 +54,7 @@ export function asPointer(address: Pointer | bigint | number): Pointer {
 }
 
 /** errno of the last libc call on this thread that failed. */
-function errno(): number {
+export function errno(): number {
   return peek.i32(errnoPointer, 0);
 }
 
