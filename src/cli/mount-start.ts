@@ -1,16 +1,13 @@
 /** The common way to a mount, from the command line or from mount(8): settings, credentials, then the process that keeps it. */
 
-import { findCredentials } from "../config/credentials-path.ts";
-import { type MountConfig, resolveMountConfig } from "../config/mount-config.ts";
+import { resolveMountConfig } from "../config/mount-config.ts";
 import { type GivenOption, mountOptionsOfEnvironment, parseMountWords } from "../config/mount-options.ts";
-import { readCredentialsFile } from "../crypto/credentials.ts";
 import { createLogger } from "../log.ts";
 import { startInBackground } from "./background.ts";
-import { CliError, ExitStatus } from "./failure.ts";
 import type { MountJob } from "./mount-process.ts";
 import { checkIsFolder, resolveMountpoint } from "./mountpoint.ts";
+import { openCredentials } from "./open-credentials.ts";
 import { enterServingEnvironment } from "./own-command.ts";
-import { askPassphrase, readPassphraseFile } from "./passphrase.ts";
 import { untilStopped } from "./stop-signal.ts";
 
 /** What was asked for. */
@@ -27,20 +24,6 @@ export interface MountStart {
 
 /** Checked settings and opened credentials: everything that a mount process needs. */
 export type PreparedMount = Pick<MountJob, "config" | "credentials"> & { readonly foreground: boolean };
-
-async function openCredentials(config: MountConfig): Promise<MountJob["credentials"]> {
-  const path = config.credentialsPath ?? findCredentials(config.tenant ?? "");
-  const credentials = await readCredentialsFile(path, async () =>
-    config.passphrasePath === null ? askPassphrase(`Passphrase of ${path}: `) : readPassphraseFile(config.passphrasePath),
-  );
-  if (config.tenant !== null && config.tenant !== credentials.tenant) {
-    throw new CliError(
-      ExitStatus.notAuthorized,
-      `${path}: these are the credentials of tenant ${credentials.tenant}, not of ${config.tenant}; use --tenant ${credentials.tenant} or another file`,
-    );
-  }
-  return credentials;
-}
 
 /** @throws ConfigError, CliError, CredentialsError: before anything is mounted. */
 export async function prepareMount(start: MountStart): Promise<PreparedMount> {

@@ -6,6 +6,7 @@ import { randomBytes } from "node:crypto";
 import { BlockArena } from "../cache/block-arena.ts";
 import { applyPolicy, type CacheSettings, openPolicy } from "../cache/policy.ts";
 import { formatAddress } from "../config/address.ts";
+import type { ClientConfig } from "../config/mount-config.ts";
 import { KeyRing } from "../crypto/key-ring.ts";
 import { ContentStore } from "../fs/content-store.ts";
 import { NodeError } from "../protocol/errors.ts";
@@ -22,7 +23,7 @@ const REQUEST_TIMEOUT_MS = 30_000;
 const CONNECT_TIMEOUT_MS = 5_000;
 
 /** What a client is made of: settings, credentials, log. */
-export type ClientJob = Pick<MountJob, "config" | "credentials" | "log">;
+export type ClientJob = Pick<MountJob, "credentials" | "log"> & { readonly config: ClientConfig };
 
 export interface ClientHooks {
   readonly onRecall: NonNullable<NodeClientOptions["onRecall"]>;

@@ -23,10 +23,8 @@ export const ALL_NAMESPACES = "all";
 export const LOG_LEVELS = ["trace", "debug", "info", "warn", "error", "fatal"] as const;
 export type LogLevel = (typeof LOG_LEVELS)[number];
 
-/** Everything that a mount needs to know. Plain data: it is handed to the background process as JSON. */
-export interface MountConfig {
-  /** Absolute, without symbolic links. */
-  readonly mountpoint: string;
+/** What every client needs to know: a mount, or a staging daemon. Plain data: it is handed to the background process as JSON. */
+export interface ClientConfig {
   readonly dataAddresses: readonly Address[];
   /** null: as the credentials say. */
   readonly tenant: string | null;
@@ -44,12 +42,21 @@ export interface MountConfig {
   readonly cachePoolId: string | null;
   /** What the cache policy calls this job; null: nothing. */
   readonly workload: string | null;
-  /** Where to serve statistics over TCP; null: nowhere. */
-  readonly metricsAddress: Address | null;
   readonly metaTtlMs: number | null;
   /** null: as metaTtlMs. */
   readonly attrTimeoutMs: number | null;
   readonly entryTimeoutMs: number | null;
+  readonly logLevel: LogLevel;
+  /** null: the usual place. */
+  readonly logFile: string | null;
+}
+
+/** Everything that a mount needs to know. */
+export interface MountConfig extends ClientConfig {
+  /** Absolute, without symbolic links. */
+  readonly mountpoint: string;
+  /** Where to serve statistics over TCP; null: nowhere. */
+  readonly metricsAddress: Address | null;
   /** Shown as owner of every file; null: the real one. */
   readonly uid: number | null;
   readonly gid: number | null;
@@ -59,9 +66,6 @@ export interface MountConfig {
   readonly writebackCache: boolean;
   /** nodev, nosuid, noexec, noatime, nodiratime. */
   readonly kernelFlags: readonly string[];
-  readonly logLevel: LogLevel;
-  /** null: the usual place. */
-  readonly logFile: string | null;
 }
 
 /** A text that `parse` understands; null from it means that it does not. */
@@ -164,9 +168,45 @@ function isInside(path: string, folder: string): boolean {
   return path === folder || path.startsWith(folder === "/" ? "/" : `${folder}/`);
 }
 
+/** Options as they were given in layers, the strongest first (long options, -o words, environment); below them the defaults. */
+export class GivenOptions {
+  readonly #given: Map<MountOptionName, GivenOption>;
+
+  constructor(layers: readonly (readonly GivenOption[])[]) {
+    this.#given = merge([...layers, fallbacks()]);
+  }
+
+  /** null: not given, and no default. @throws ConfigError when it is wrong */
+  read<N extends MountOptionName>(name: N): Setting<N> | null {
+    const option = this.#given.get(name);
+    if (option === undefined) return null;
+    const result = SCHEMAS[name].safeParse(option.text);
+    if (result.success) return result.data as Setting<N>;
+    const expected = result.error.issues.map((issue) => issue.message).join("; ");
+    throw new ConfigError(`${option.source}: ${expected}, got ${JSON.stringify(option.text)}`);
+  }
+
+  /** For options that have a default, or without which nothing can be done. */
+  require<N extends MountOptionName>(name: N, missing = `${name}: missing`): Setting<N> {
+    const value = this.read(name);
+    if (value === null) throw new ConfigError(missing);
+    return value;
+  }
+
+  /** A relative path is taken from the current folder. */
+  path(name: "credentials" | "passphrase_file" | "log_file"): string | null {
+    const value = this.read(name);
+    return value === null ? null : resolve(value);
+  }
+
+  /** How messages name it. */
+  source(name: MountOptionName): string {
+    return this.#given.get(name)?.source ?? name;
+  }
+}
+
 /**
- * Makes a mount's settings from layers of options, the strongest first (long options, -o words, environment). Relative paths
- * are taken from the current folder.
+ * Makes a mount's settings from layers of options, the strongest first. Relative paths are taken from the current folder.
  * @throws ConfigError for the first option that is wrong or missing.
  */
 export function resolveMountConfig(
@@ -174,62 +214,50 @@ export function resolveMountConfig(
   layers: readonly (readonly GivenOption[])[],
   kernelFlags: MountWords["kernelFlags"],
 ): MountConfig {
-  const given = merge([...layers, fallbacks()]);
-  const read = <N extends MountOptionName>(name: N): Setting<N> | null => {
-    const option = given.get(name);
-    if (option === undefined) return null;
-    const result = SCHEMAS[name].safeParse(option.text);
-    if (result.success) return result.data as Setting<N>;
-    const expected = result.error.issues.map((issue) => issue.message).join("; ");
-    throw new ConfigError(`${option.source}: ${expected}, got ${JSON.stringify(option.text)}`);
-  };
-  /** For options that have a default, or that a mount can't do without. */
-  const require = <N extends MountOptionName>(name: N, missing: string): Setting<N> => {
-    const value = read(name);
-    if (value === null) throw new ConfigError(missing);
-    return value;
-  };
-  const needed = <N extends MountOptionName>(name: N) => require(name, `${name}: missing`);
-  const absolute = (name: "credentials" | "passphrase_file" | "log_file") => {
-    const value = read(name);
-    return value === null ? null : resolve(value);
-  };
-
-  const cacheDir = needed("cache_dir");
+  const given = new GivenOptions(layers);
+  const client = resolveClientConfig(given);
   // The client must never wait for its own mount.
-  if (isInside(cacheDir, mountpoint)) {
+  if (isInside(client.cacheDir, mountpoint)) {
     throw new ConfigError(
-      `${given.get("cache_dir")?.source}: ${cacheDir} lies inside the mountpoint ${mountpoint}; choose a folder outside of it`,
+      `${given.source("cache_dir")}: ${client.cacheDir} lies inside the mountpoint ${mountpoint}; choose a folder outside of it`,
     );
   }
   const config: MountConfig = {
+    ...client,
     mountpoint,
-    dataAddresses: require("data_addr", "no storage node given: use --data-addr HOST:PORT or KISEKI_DATA_ADDR"),
-    tenant: read("tenant"),
-    namespaces: needed("namespace"),
-    credentialsPath: absolute("credentials"),
-    passphrasePath: absolute("passphrase_file"),
-    cacheMode: read("cache_mode"),
-    cacheDir,
-    cacheL1MaxBytes: needed("cache_l1_max"),
-    cacheL2MaxBytes: read("cache_l2_max"),
-    cachePoolId: read("cache_pool_id"),
-    workload: read("workload"),
-    metricsAddress: read("metrics"),
-    metaTtlMs: read("meta_ttl_ms"),
-    attrTimeoutMs: read("attr_timeout"),
-    entryTimeoutMs: read("entry_timeout"),
-    uid: read("uid"),
-    gid: read("gid"),
-    readOnly: read("ro") ?? false,
-    allowOther: read("allow_other") ?? false,
-    nonEmpty: read("nonempty") ?? false,
-    writebackCache: read("writeback_cache") ?? false,
+    metricsAddress: given.read("metrics"),
+    uid: given.read("uid"),
+    gid: given.read("gid"),
+    readOnly: given.read("ro") ?? false,
+    allowOther: given.read("allow_other") ?? false,
+    nonEmpty: given.read("nonempty") ?? false,
+    writebackCache: given.read("writeback_cache") ?? false,
     kernelFlags: [...kernelFlags],
-    logLevel: needed("log_level"),
-    logFile: absolute("log_file"),
   };
-  needed("default_permissions");
+  given.require("default_permissions");
+  return config;
+}
+
+/** The settings of any client: a mount's, or a staging daemon's. @throws ConfigError */
+export function resolveClientConfig(given: GivenOptions): ClientConfig {
+  const config: ClientConfig = {
+    dataAddresses: given.require("data_addr", "no storage node given: use --data-addr HOST:PORT or KISEKI_DATA_ADDR"),
+    tenant: given.read("tenant"),
+    namespaces: given.require("namespace"),
+    credentialsPath: given.path("credentials"),
+    passphrasePath: given.path("passphrase_file"),
+    cacheMode: given.read("cache_mode"),
+    cacheDir: given.require("cache_dir"),
+    cacheL1MaxBytes: given.require("cache_l1_max"),
+    cacheL2MaxBytes: given.read("cache_l2_max"),
+    cachePoolId: given.read("cache_pool_id"),
+    workload: given.read("workload"),
+    metaTtlMs: given.read("meta_ttl_ms"),
+    attrTimeoutMs: given.read("attr_timeout"),
+    entryTimeoutMs: given.read("entry_timeout"),
+    logLevel: given.require("log_level"),
+    logFile: given.path("log_file"),
+  };
   if (config.tenant === null && config.credentialsPath === null) {
     throw new ConfigError("no tenant given: use --tenant NAME or KISEKI_TENANT, or --credentials FILE, which names one");
   }
