@@ -2,6 +2,7 @@
 import { registerCache } from "./cli/cache.ts";
 import { registerMount } from "./cli/mount.ts";
 import { registerNamespace } from "./cli/namespace.ts";
+import { registerPolicy } from "./cli/policy.ts";
 import { createProgram, run } from "./cli/run.ts";
 import { registerServe } from "./cli/serve.ts";
 import { registerTenant } from "./cli/tenant.ts";
@@ -14,4 +15,5 @@ registerServe(program);
 registerTenant(program);
 registerNamespace(program);
 registerCache(program);
+registerPolicy(program);
 await run(program);

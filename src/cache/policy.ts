@@ -46,7 +46,7 @@ interface PolicyLogger {
 
 /**
  * The policy of a session that begins. `storedPath`: policy.json of an adopted pool, which counts when the node can't tell; null: none.
- * @throws NodeError "not_authorized"
+ * @throws NodeError "not_authorized", "key_revoked"
  */
 export async function openPolicy(
   client: PolicyNode,
@@ -63,7 +63,8 @@ export async function openPolicy(
     const { answer } = await client.call("policyGet", request, { timeoutMs: POLICY_TIMEOUT_MS });
     return { policy: answer.policy, origin: "node" };
   } catch (error) {
-    if (error instanceof NodeError && error.code === "not_authorized") throw error;
+    // These end the mount: no policy would help it.
+    if (error instanceof NodeError && (error.code === "not_authorized" || error.code === "key_revoked")) throw error;
     why = error;
   }
   if (stored !== null) {

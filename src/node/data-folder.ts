@@ -4,7 +4,7 @@
  *     DIR/node.db                                sessions and wrapped keys; its exclusive lock makes this process the folder's only one
  *     DIR/pki/                                   see pki/cluster.ts
  *     DIR/listen                                 address of the running node, for scripts
- *     DIR/policy.json                            cache policy, written by kiseki policy; see policy-document.ts
+ *     DIR/policy.json  policy.json.lock          cache policy, written by kiseki policy; see policy-document.ts
  *     DIR/tmp/<tenant>/                          chunks half written
  *     DIR/tenants/<tenant>/namespaces/<name>/    one shard each
  *     DIR/tenants/<tenant>/chunks/<2 hex>/       sealed chunks

@@ -10,7 +10,7 @@ import { type EffectivePolicy, STRICTEST_POLICY } from "../protocol/policy.ts";
 import { EMPTY_DOCUMENT, type PolicyDocument, parsePolicyDocument, policyOfSession } from "./policy-document.ts";
 
 /** Some 50,000 levels; more is no file of ours. */
-const POLICY_FILE_MAX_BYTES = 16 * 1024 * 1024;
+export const POLICY_FILE_MAX_BYTES = 16 * 1024 * 1024;
 
 interface PolicyLogger {
   info(fields: object, message: string): void;

@@ -1,0 +1,68 @@
+/** kiseki policy: what the caches of clients may do. set, unset and get work on a node's data folder, whether or not the node runs. */
+import { type Command, Option } from "commander";
+
+/** Which level, as given on the command line. None: the cluster. */
+export interface LevelOptions {
+  readonly tenant?: string;
+  readonly namespace?: string;
+  readonly workload?: string;
+}
+export interface PolicyOptions extends LevelOptions {
+  readonly dataDir: string;
+  readonly json?: boolean;
+}
+export interface ShowEffectiveOptions extends LevelOptions {
+  readonly dataDir?: string;
+  readonly json?: boolean;
+  /** Instead of dataDir: what a running node tells a client. */
+  readonly dataAddr?: string;
+  readonly credentials?: string;
+  readonly passphraseFile?: string;
+}
+
+function withLevel(command: Command): Command {
+  return command
+    .option("--tenant <name>", "the level of this tenant; without it: the cluster's")
+    .option("--namespace <name>", "the level of this namespace of the tenant")
+    .option("--workload <name>", "the level of the mounts of this namespace that give -o workload=NAME");
+}
+
+function withFolder(command: Command): Command {
+  return withLevel(command.requiredOption("--data-dir <dir>", "the storage node's data folder"));
+}
+
+const JSON_OPTION = ["--json", "print JSON"] as const;
+
+export function registerPolicy(program: Command): void {
+  const policy = program
+    .command("policy")
+    .description("what clients may cache: set by cluster, tenant, namespace, workload, each only narrowing those above it");
+  withFolder(policy.command("set").description("set keys of one level; it applies to mounts that start from now on"))
+    .argument("<key=value...>", "such as max_cache_bytes=10G metadata_ttl_ms=1s allowed_modes=organic,bypass")
+    .action(async (words: string[], options: PolicyOptions) => {
+      const { setPolicyCommand } = await import("./policy-run.ts");
+      await setPolicyCommand(words, options);
+    });
+  withFolder(policy.command("unset").description("take keys of one level back: those above it count again"))
+    .argument("<key...>")
+    .action(async (keys: string[], options: PolicyOptions) => {
+      const { unsetPolicyCommand } = await import("./policy-run.ts");
+      await unsetPolicyCommand(keys, options);
+    });
+  withFolder(policy.command("get").description("print what one level says, or, where none is named, what all of them say"))
+    .option(...JSON_OPTION)
+    .action(async (options: PolicyOptions) => {
+      const { getPolicyCommand } = await import("./policy-run.ts");
+      getPolicyCommand(options);
+    });
+  withLevel(policy.command("show-effective").description("print what all levels together come to"))
+    .option("--data-dir <dir>", "on the storage node's host: its data folder")
+    .addOption(new Option("--data-addr <host:port>", "as a client: storage nodes, comma-separated (KISEKI_DATA_ADDR)").conflicts("dataDir"))
+    .addOption(new Option("--credentials <file>", "as a client: the tenant's credentials (KISEKI_CREDENTIALS)").conflicts("dataDir"))
+    .option("--passphrase-file <file>", "passphrase of the credentials file, in its first line")
+    .option(...JSON_OPTION)
+    .action(async (options: ShowEffectiveOptions) => {
+      const { showEffectiveCommand } = await import("./policy-run.ts");
+      await showEffectiveCommand(options);
+    });
+}
