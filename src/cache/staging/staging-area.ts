@@ -2,9 +2,10 @@
  * What others see of staging. One for a mount or a staging daemon that has a pool: the datasets in the pool, the snapshot in front of the
  * node (snapshot-calls.ts), and the stager.
  */
+
+import type { StagedImages } from "../backing-file.ts";
 import type { StageProgress, StagingControl } from "../control/control.ts";
 import type { StagedDataset } from "../control/stats.ts";
-import type { StagedImages } from "./staged-images.ts";
 
 export interface StageOptions {
   readonly signal?: AbortSignal;

@@ -1,0 +1,306 @@
+/**
+ * The manifest of a staged dataset, `staging/<dataset_id>.manifest`: an SQLite database with the snapshot's records as the node has them
+ * (sealed: attributes, extents with small files' data, extended attributes, entries), the folders' counters, and one row for each inode that
+ * says how far its data has come. One that is being made is called `<dataset_id>.next` and takes the other's place when it is complete.
+ *
+ * It must survive the end of the process at any moment (WAL), not of the machine: a pool does not outlive that (synchronous = OFF).
+ */
+import { Database, type Statement } from "bun:sqlite";
+import type { Counters, InodeBundle, ListEntry, StoredRecord } from "../../protocol/messages.ts";
+import { dentryKey, dentryPrefix, inodeKey, inodePrefix, NAME_HASH_BYTES, prefixEnd, regionKey } from "../../protocol/record-keys.ts";
+
+const MANIFEST_VERSION = 1;
+/** SQLite's own memory for one manifest; the rest is left to the kernel's cache. */
+const PAGE_CACHE_KIB = 2_048;
+/** Rows asked for at once in a range. */
+const RANGE_STEP = 128;
+
+/** Where the data of an inode is. */
+export const DataKind = {
+  /** It has none: folders, symbolic links, empty files. */
+  none: 0,
+  /** In its region records. */
+  inline: 1,
+  /** In `files/`, contiguous. */
+  image: 2,
+  /** In pinned chunk files. */
+  chunks: 3,
+} as const;
+
+export const StageState = {
+  pending: 0,
+  staged: 1,
+  /** This client has changed it since: it is read from the node. */
+  left: 2,
+} as const;
+
+export interface InodeRow {
+  ino: number;
+  /** Of the attribute record. */
+  version: number;
+  /** Bytes of the disk that its data needs. */
+  bytes: number;
+  kind: number;
+  state: number;
+  /** `version` when the image was made; greater ones with the same content go on using it. */
+  imageVersion: number;
+  generation: number;
+}
+
+interface RecordRow {
+  version: number;
+  link: number;
+  value: Uint8Array;
+}
+type KeyedRow = RecordRow & { key: Uint8Array };
+
+const SCHEMA = `
+CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS record (key BLOB NOT NULL UNIQUE, version INTEGER NOT NULL, link INTEGER NOT NULL, value BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS folder (ino INTEGER PRIMARY KEY, links INTEGER NOT NULL, entries INTEGER NOT NULL, mtimeSec INTEGER NOT NULL,
+  mtimeNsec INTEGER NOT NULL, bumps INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS inode (ino INTEGER PRIMARY KEY, version INTEGER NOT NULL, bytes INTEGER NOT NULL, kind INTEGER NOT NULL,
+  state INTEGER NOT NULL, imageVersion INTEGER NOT NULL, generation REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS above (key BLOB PRIMARY KEY, version INTEGER NOT NULL, link INTEGER NOT NULL, value BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS above_folder (ino INTEGER PRIMARY KEY, links INTEGER NOT NULL, entries INTEGER NOT NULL,
+  mtimeSec INTEGER NOT NULL, mtimeNsec INTEGER NOT NULL, bumps INTEGER NOT NULL);
+`;
+
+/** Which dataset it is. */
+export interface DatasetName {
+  readonly namespace: string;
+  /** In the tree of the mount: with several namespaces it begins with the namespace's name. */
+  readonly path: string;
+}
+
+export interface Totals {
+  files: number;
+  bytes: number;
+}
+
+export class Manifest {
+  readonly file: string;
+  readonly name: DatasetName;
+  /** The inode that the path leads to; 0 until it is known. */
+  root = 0;
+  /** ISO 8601; null until everything is there. */
+  stagedAt: string | null = null;
+  totals: Totals = { files: 0, bytes: 0 };
+  readonly #db: Database;
+  readonly #get: Statement<RecordRow, [Uint8Array]>;
+  readonly #range: Statement<KeyedRow, [Uint8Array, Uint8Array, number]>;
+  readonly #counters: Statement<Counters, [number]>;
+  readonly #putRecord: Statement<unknown, [Uint8Array, number, number, Uint8Array]>;
+  readonly #deleteRange: Statement<unknown, [Uint8Array, Uint8Array]>;
+  readonly #putCounters: Statement<unknown, [number, number, number, number, number, number]>;
+  readonly #putInode: Statement<unknown, [number, number, number, number, number, number, number]>;
+  readonly #setState: Statement<unknown, [number, number]>;
+  readonly #inode: Statement<InodeRow, [number]>;
+  #closed = false;
+
+  /** Opens a manifest; with `create`, makes it where there is none. @throws Error: no manifest, or one of another version */
+  constructor(file: string, create?: DatasetName) {
+    this.file = file;
+    const db = new Database(file, create === undefined ? { readwrite: true } : { create: true });
+    try {
+      // One process has it, for the pool is one process's: no shared memory file. secure_delete: what is deleted is zeroes at once.
+      db.run("PRAGMA locking_mode = EXCLUSIVE");
+      db.run("PRAGMA journal_mode = WAL");
+      db.run("PRAGMA synchronous = OFF");
+      db.run("PRAGMA secure_delete = ON");
+      db.run(`PRAGMA cache_size = -${PAGE_CACHE_KIB}`);
+      db.run(SCHEMA);
+      this.#db = db;
+      if (create !== undefined && this.#meta("version") === null) {
+        this.transaction(() => {
+          this.#setMeta("namespace", create.namespace);
+          this.#setMeta("path", create.path);
+          this.#setMeta("version", String(MANIFEST_VERSION));
+        });
+      }
+      if (this.#meta("version") !== String(MANIFEST_VERSION)) throw new Error(`${file}: not a manifest of version ${MANIFEST_VERSION}`);
+      this.name = { namespace: this.#meta("namespace") ?? "", path: this.#meta("path") ?? "" };
+      this.root = Number(this.#meta("root") ?? 0);
+      this.stagedAt = this.#meta("stagedAt");
+      this.totals = { files: Number(this.#meta("files") ?? 0), bytes: Number(this.#meta("bytes") ?? 0) };
+      this.#get = db.prepare("SELECT version, link, value FROM record WHERE key = ?");
+      this.#range = db.prepare("SELECT key, version, link, value FROM record WHERE key >= ? AND key < ? ORDER BY key LIMIT ?");
+      this.#counters = db.prepare("SELECT links, entries, mtimeSec, mtimeNsec, bumps FROM folder WHERE ino = ?");
+      this.#putRecord = db.prepare("INSERT OR REPLACE INTO record (key, version, link, value) VALUES (?, ?, ?, ?)");
+      this.#deleteRange = db.prepare("DELETE FROM record WHERE key >= ? AND key < ?");
+      this.#putCounters = db.prepare("INSERT OR REPLACE INTO folder VALUES (?, ?, ?, ?, ?, ?)");
+      this.#putInode = db.prepare("INSERT OR REPLACE INTO inode VALUES (?, ?, ?, ?, ?, ?, ?)");
+      this.#setState = db.prepare("UPDATE inode SET state = ? WHERE ino = ?");
+      this.#inode = db.prepare("SELECT * FROM inode WHERE ino = ?");
+    } catch (error) {
+      db.close();
+      throw error;
+    }
+  }
+
+  get isComplete(): boolean {
+    return this.stagedAt !== null;
+  }
+
+  #meta(name: string): string | null {
+    return this.#db.query<{ value: string }, [string]>("SELECT value FROM meta WHERE name = ?").get(name)?.value ?? null;
+  }
+
+  #setMeta(name: string, value: string): void {
+    this.#db.query("INSERT OR REPLACE INTO meta VALUES (?, ?)").run(name, value);
+  }
+
+  transaction(work: () => void): void {
+    this.#db.transaction(work)();
+  }
+
+  // ---- reading, as the node's shard answers ----
+
+  record(key: Uint8Array): StoredRecord | null {
+    return this.#get.get(key);
+  }
+
+  counters(ino: number): Counters | null {
+    return this.#counters.get(ino);
+  }
+
+  /** Records with from <= key < to; stops after `limit` of them, or when they have `maxBytes`. */
+  range(
+    from: Uint8Array,
+    to: Uint8Array,
+    limit: number,
+    maxBytes: number,
+  ): { records: { key: Uint8Array; record: StoredRecord }[]; more: boolean } {
+    const records: { key: Uint8Array; record: StoredRecord }[] = [];
+    let bytes = 0;
+    for (let at = from; ; ) {
+      const step = Math.min(RANGE_STEP, limit + 1 - records.length);
+      const rows = this.#range.all(at, to, step);
+      for (const { key, version, link, value } of rows) {
+        if (records.length === limit || (records.length > 0 && bytes >= maxBytes)) return { records, more: true };
+        records.push({ key, record: { version, link, value } });
+        bytes += key.length + value.length;
+      }
+      const last = rows.at(-1);
+      if (last === undefined || rows.length < step) return { records, more: false };
+      at = Buffer.concat([last.key, new Uint8Array(1)]);
+    }
+  }
+
+  /** Leased: while it stands in the snapshot, nothing changes it. */
+  bundle(ino: number, region0MaxBytes: number): InodeBundle {
+    const attr = this.record(inodeKey(ino));
+    if (attr === null) return { ino, attr, counters: null, region0: null, leased: false };
+    const counters = this.counters(ino);
+    let region0: StoredRecord | null = null;
+    if (region0MaxBytes > 0 && counters === null) {
+      region0 = this.record(regionKey(ino, 0));
+      if (region0 !== null && region0.value.length > region0MaxBytes) region0 = null;
+    }
+    return { ino, attr, counters, region0, leased: true };
+  }
+
+  /** Entries of a folder after a hash; without their inodes. */
+  list(dir: number, after: Uint8Array, limit: number, maxBytes: number): { entries: ListEntry[]; more: boolean } {
+    const prefix = dentryPrefix(dir);
+    const from = after.length === 0 ? prefix : Buffer.concat([dentryKey(dir, after), new Uint8Array(1)]);
+    const { records, more } = this.range(from, prefixEnd(prefix) ?? prefix, limit, maxBytes);
+    const at = prefix.length;
+    return {
+      entries: records.map(({ key, record }) => ({ hash: key.slice(at, at + NAME_HASH_BYTES), dentry: record, inode: null })),
+      more,
+    };
+  }
+
+  inode(ino: number): InodeRow | null {
+    return this.#inode.get(ino);
+  }
+
+  *inodes(): Generator<InodeRow> {
+    yield* this.#db.query<InodeRow, []>("SELECT * FROM inode ORDER BY ino").iterate();
+  }
+
+  inodesOf(kind: number, state: number): InodeRow[] {
+    return this.#db.query<InodeRow, [number, number]>("SELECT * FROM inode WHERE kind = ? AND state = ? ORDER BY rowid").all(kind, state);
+  }
+
+  // ---- the folders above ----
+
+  above(): { records: KeyedRow[]; counters: (Counters & { ino: number })[] } {
+    return {
+      records: this.#db.query<KeyedRow, []>("SELECT key, version, link, value FROM above").all(),
+      counters: this.#db.query<Counters & { ino: number }, []>("SELECT * FROM above_folder").all(),
+    };
+  }
+
+  putAbove(key: Uint8Array, { version, link, value }: StoredRecord): void {
+    this.#db.query("INSERT OR REPLACE INTO above VALUES (?, ?, ?, ?)").run(key, version, link, value);
+  }
+
+  putAboveCounters(ino: number, { links, entries, mtimeSec, mtimeNsec, bumps }: Counters): void {
+    this.#db.query("INSERT OR REPLACE INTO above_folder VALUES (?, ?, ?, ?, ?, ?)").run(ino, links, entries, mtimeSec, mtimeNsec, bumps);
+  }
+
+  clearAbove(): void {
+    this.#db.run("DELETE FROM above");
+    this.#db.run("DELETE FROM above_folder");
+  }
+
+  // ---- writing ----
+
+  putRecord(key: Uint8Array, { version, link, value }: StoredRecord): void {
+    this.#putRecord.run(key, version, link, value);
+  }
+
+  putCounters(ino: number, { links, entries, mtimeSec, mtimeNsec, bumps }: Counters): void {
+    this.#putCounters.run(ino, links, entries, mtimeSec, mtimeNsec, bumps);
+  }
+
+  putInode({ ino, version, bytes, kind, state, imageVersion, generation }: InodeRow): void {
+    this.#putInode.run(ino, version, bytes, kind, state, imageVersion, generation);
+  }
+
+  setState(ino: number, state: number): void {
+    this.#setState.run(state, ino);
+  }
+
+  deletePrefix(prefix: Uint8Array): void {
+    this.#deleteRange.run(prefix, prefixEnd(prefix) ?? prefix);
+  }
+
+  /** The inode and all its records; of a folder its entries too. */
+  deleteInode(ino: number): void {
+    this.deletePrefix(inodePrefix(ino));
+    this.deletePrefix(dentryPrefix(ino));
+    this.#db.query("DELETE FROM folder WHERE ino = ?").run(ino);
+    this.#db.query("DELETE FROM inode WHERE ino = ?").run(ino);
+  }
+
+  setRoot(ino: number): void {
+    this.root = ino;
+    this.#setMeta("root", String(ino));
+  }
+
+  setTotals(totals: Totals): void {
+    this.totals = totals;
+    this.#setMeta("files", String(totals.files));
+    this.#setMeta("bytes", String(totals.bytes));
+  }
+
+  /** From now on the snapshot may be used. */
+  complete(stagedAt: string): void {
+    this.#setMeta("stagedAt", stagedAt);
+    this.stagedAt = stagedAt;
+  }
+
+  /** Moves the journal into the file. */
+  checkpoint(): void {
+    this.#db.run("PRAGMA wal_checkpoint(TRUNCATE)");
+  }
+
+  close(): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    this.#db.close();
+  }
+}
