@@ -71,6 +71,8 @@ export interface DatasetName {
   readonly namespace: string;
   /** In the tree of the mount: with several namespaces it begins with the namespace's name. */
   readonly path: string;
+  /** The same from the namespace's root. */
+  readonly inNamespace: string;
 }
 
 export interface Totals {
@@ -115,11 +117,16 @@ export class Manifest {
         this.transaction(() => {
           this.#setMeta("namespace", create.namespace);
           this.#setMeta("path", create.path);
+          this.#setMeta("inNamespace", create.inNamespace);
           this.#setMeta("version", String(MANIFEST_VERSION));
         });
       }
       if (this.#meta("version") !== String(MANIFEST_VERSION)) throw new Error(`${file}: not a manifest of version ${MANIFEST_VERSION}`);
-      this.name = { namespace: this.#meta("namespace") ?? "", path: this.#meta("path") ?? "" };
+      this.name = {
+        namespace: this.#meta("namespace") ?? "",
+        path: this.#meta("path") ?? "",
+        inNamespace: this.#meta("inNamespace") ?? "",
+      };
       this.root = Number(this.#meta("root") ?? 0);
       this.stagedAt = this.#meta("stagedAt");
       this.totals = { files: Number(this.#meta("files") ?? 0), bytes: Number(this.#meta("bytes") ?? 0) };
