@@ -6,7 +6,7 @@ import fc from "fast-check";
 import { NodeError, TransportError } from "../protocol/errors.ts";
 import { CACHE_MODES, DEFAULT_POLICY, type EffectivePolicy, STRICTEST_POLICY } from "../protocol/policy.ts";
 import { anyPolicy } from "../protocol/test-policy.ts";
-import { applyPolicy, type CacheChoice, clampChoice, openPolicy, type PolicyNode, readStoredPolicy, storePolicy } from "./policy.ts";
+import { applyPolicy, type CacheChoice, clampChoice, openPolicy, type PolicyNode, storePolicy } from "./policy.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "kiseki-policy-"));
 const path = join(folder, "policy.json");
@@ -81,23 +81,6 @@ test("a line in the log for each option that was cut down", () => {
   ]);
 });
 
-test("what a pool remembers is read back; anything else is no policy", () => {
-  fc.assert(
-    fc.property(anyPolicy, (policy) => {
-      storePolicy(path, policy);
-      expect(readStoredPolicy(path)).toEqual(policy);
-    }),
-    { numRuns: 20 },
-  );
-  expect(statSync(path).mode & 0o777).toBe(0o600);
-  for (const text of ["", "{", "{}", JSON.stringify({ ...DEFAULT_POLICY, mode: "fast" }), JSON.stringify({ ...DEFAULT_POLICY, more: 1 })]) {
-    writeFileSync(path, text);
-    expect(readStoredPolicy(path)).toBeNull();
-  }
-  rmSync(path);
-  expect(readStoredPolicy(path)).toBeNull();
-});
-
 const SUBJECT = { namespaces: ["default"], workload: null };
 const asked: unknown[] = [];
 function clientThat(answer: EffectivePolicy | Error, connected = true): PolicyNode {
@@ -111,9 +94,30 @@ function clientThat(answer: EffectivePolicy | Error, connected = true): PolicyNo
   };
 }
 
+const late = new TransportError("timeout", "late");
+const FALLBACK = { policy: { ...DEFAULT_POLICY, max_cache_bytes: 10 * 2 ** 30 }, origin: "fallback" as const };
+
+test("what a pool remembers is read back; anything else is no policy", async () => {
+  await fc.assert(
+    fc.asyncProperty(anyPolicy, async (policy) => {
+      storePolicy(folder, policy);
+      expect(await openPolicy(clientThat(late), SUBJECT, folder, log)).toEqual({ policy, origin: "pool" });
+    }),
+    { numRuns: 20 },
+  );
+  expect(statSync(path).mode & 0o777).toBe(0o600);
+  for (const text of ["", "{", "{}", JSON.stringify({ ...DEFAULT_POLICY, mode: "fast" }), JSON.stringify({ ...DEFAULT_POLICY, more: 1 })]) {
+    writeFileSync(path, text);
+    expect(await openPolicy(clientThat(late), SUBJECT, folder, log)).toEqual(FALLBACK);
+  }
+  rmSync(path);
+  expect(await openPolicy(clientThat(late), SUBJECT, folder, log)).toEqual(FALLBACK);
+});
+
 test("the node's word counts before the pool's", async () => {
-  storePolicy(path, { ...DEFAULT_POLICY, max_cache_bytes: 7 });
-  expect(await openPolicy(clientThat(STRICTEST_POLICY), SUBJECT, path, log)).toEqual({ policy: STRICTEST_POLICY, origin: "node" });
+  asked.length = 0;
+  storePolicy(folder, { ...DEFAULT_POLICY, max_cache_bytes: 7 });
+  expect(await openPolicy(clientThat(STRICTEST_POLICY), SUBJECT, folder, log)).toEqual({ policy: STRICTEST_POLICY, origin: "node" });
   await openPolicy(clientThat(DEFAULT_POLICY), { namespaces: "all", workload: "w" }, null, log);
   expect(asked).toEqual([
     { namespaces: ["default"], workload: "" },
@@ -121,23 +125,19 @@ test("the node's word counts before the pool's", async () => {
   ]);
 });
 
-test("no answer: the pool's word counts, then organic, 10 GB, 5 s", async () => {
-  const late = new TransportError("timeout", "late");
-  storePolicy(path, { ...DEFAULT_POLICY, max_cache_bytes: 7 });
-  expect(await openPolicy(clientThat(late), SUBJECT, path, log)).toMatchObject({ policy: { max_cache_bytes: 7 }, origin: "pool" });
-  writeFileSync(path, "{");
-  const fallback = { policy: { ...DEFAULT_POLICY, max_cache_bytes: 10 * 2 ** 30 }, origin: "fallback" as const };
-  expect(await openPolicy(clientThat(late), SUBJECT, path, log)).toEqual(fallback);
-  expect(await openPolicy(clientThat(late), SUBJECT, null, log)).toEqual(fallback);
+test("no answer and no pool: organic, 10 GB, 5 s", async () => {
+  expect(await openPolicy(clientThat(late), SUBJECT, null, log)).toEqual(FALLBACK);
+  expect(FALLBACK.policy).toMatchObject({ mode: "organic", metadata_ttl_ms: 5_000 });
 });
 
 test("without a connection the pool's word counts at once", async () => {
-  storePolicy(path, { ...DEFAULT_POLICY, max_cache_bytes: 7 });
+  storePolicy(folder, { ...DEFAULT_POLICY, max_cache_bytes: 7 });
   asked.length = 0;
-  expect(await openPolicy(clientThat(DEFAULT_POLICY, false), SUBJECT, path, log)).toMatchObject({ origin: "pool" });
+  expect(await openPolicy(clientThat(DEFAULT_POLICY, false), SUBJECT, folder, log)).toMatchObject({ origin: "pool" });
   expect(asked).toEqual([]);
 });
 
-test("a client that is not authorized gets no fallback", async () => {
+test("a client that is not authorized, or whose keys are revoked, gets no fallback", async () => {
+  expect(openPolicy(clientThat(new NodeError("key_revoked")), SUBJECT, null, log)).rejects.toMatchObject({ code: "key_revoked" });
   expect(openPolicy(clientThat(new NodeError("not_authorized")), SUBJECT, null, log)).rejects.toMatchObject({ code: "not_authorized" });
 });

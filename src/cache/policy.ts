@@ -3,6 +3,7 @@
  * mount's own choices come to under it. What a policy is: protocol/policy.ts.
  */
 import { closeSync, fsyncSync, openSync, readFileSync, renameSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
 import { z } from "zod";
 import { NodeError } from "../protocol/errors.ts";
 import type { AnswerOf, RequestOf } from "../protocol/messages.ts";
@@ -17,6 +18,9 @@ import {
 
 /** A node of before this operation closes the connection instead of answering: a mount does not wait longer for that. */
 const POLICY_TIMEOUT_MS = 3_000;
+
+/** Of a pool: the policy of its last session. */
+const POLICY_FILE = "policy.json";
 
 /** Who asks: what the policy depends on, beside the tenant. */
 export interface PolicySubject {
@@ -45,16 +49,16 @@ interface PolicyLogger {
 }
 
 /**
- * The policy of a session that begins. `storedPath`: policy.json of an adopted pool, which counts when the node can't tell; null: none.
+ * The policy of a session that begins. `poolPath`: an adopted pool, whose last policy counts when no node tells one; null: none.
  * @throws NodeError "not_authorized", "key_revoked"
  */
 export async function openPolicy(
   client: PolicyNode,
   subject: PolicySubject,
-  storedPath: string | null,
+  poolPath: string | null,
   log: PolicyLogger,
 ): Promise<OpenedPolicy> {
-  const stored = storedPath === null ? null : readStoredPolicy(storedPath);
+  const stored = poolPath === null ? null : readStoredPolicy(poolPath);
   let why: unknown;
   try {
     // Not connected: a session that starts from its pool must not wait for a node.
@@ -149,8 +153,9 @@ const storedSchema = z.strictObject({
   mode: z.enum(CACHE_MODES),
 }) satisfies z.ZodType<EffectivePolicy>;
 
-/** Writes a pool's policy.json: whole or not at all. */
-export function storePolicy(path: string, policy: EffectivePolicy): void {
+/** Makes a pool remember the policy: whole or not at all. @throws a system error (ENOSPC, EROFS, ...) */
+export function storePolicy(poolPath: string, policy: EffectivePolicy): void {
+  const path = join(poolPath, POLICY_FILE);
   const aside = `${path}.new`;
   const fd = openSync(aside, "w", 0o600);
   try {
@@ -163,9 +168,9 @@ export function storePolicy(path: string, policy: EffectivePolicy): void {
 }
 
 /** What storePolicy wrote; null where there is none that can be read. */
-export function readStoredPolicy(path: string): EffectivePolicy | null {
+function readStoredPolicy(poolPath: string): EffectivePolicy | null {
   try {
-    return storedSchema.parse(JSON.parse(readFileSync(path, "utf8")));
+    return storedSchema.parse(JSON.parse(readFileSync(join(poolPath, POLICY_FILE), "utf8")));
   } catch {
     return null;
   }
