@@ -4,10 +4,10 @@ import { LatencyHistogram } from "../cache/control/latency-histogram.ts";
 import { BLOCK_BYTES } from "../protocol/limits.ts";
 import type { Client } from "./open-client.ts";
 
-export function controlledCaches({ arena, policy, settings }: Client): ControlledCaches {
+export function controlledCaches({ arena, policy, pool, settings }: Client): ControlledCaches {
   return {
     mode: settings.cacheMode,
-    pool: null,
+    pool: pool === null ? null : { id: pool.id, path: pool.path },
     stats: {
       reads: { l1Hits: 0, l2Hits: 0, misses: 0, bypasses: 0 },
       latency: { l1: new LatencyHistogram(), l2: new LatencyHistogram(), canonical: new LatencyHistogram() },

@@ -6,6 +6,7 @@
  * cryptography and libfuse for `kiseki --version`.
  */
 import { CommanderError } from "commander";
+import type { PoolError } from "../cache/cache-error.ts";
 import type { MountError } from "../mount/mount-error.ts";
 import type { NodeError, TransportError } from "../protocol/errors.ts";
 
@@ -117,6 +118,16 @@ export function failureOf(error: unknown): Failure {
       return nodeFailure(error as NodeError);
     case "MountError":
       return { exitStatus: (error as MountError).kind === "option" ? ExitStatus.usage : ExitStatus.failure, message: error.message };
+    case "PoolError":
+      return {
+        exitStatus: (error as PoolError).code === "not_yours" ? ExitStatus.notAuthorized : ExitStatus.failure,
+        message: error.message,
+      };
+    case "CacheFolderError":
+    case "StagingError":
+    case "CacheCapacityExceeded":
+    case "ControlError":
+    case "ControlUnreachable":
     case "CredentialsError":
     case "PkiError":
       return { exitStatus: ExitStatus.failure, message: error.message };

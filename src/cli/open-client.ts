@@ -5,6 +5,7 @@
 import { randomBytes } from "node:crypto";
 import { BlockArena } from "../cache/block-arena.ts";
 import { applyPolicy, type CacheSettings, openPolicy } from "../cache/policy.ts";
+import type { Pool } from "../cache/pool.ts";
 import { formatAddress } from "../config/address.ts";
 import type { ClientConfig } from "../config/mount-config.ts";
 import { KeyRing } from "../crypto/key-ring.ts";
@@ -17,6 +18,7 @@ import { NodeClient } from "../transport/node-client.ts";
 import type { NodeClientOptions } from "../transport/node-client-options.ts";
 import { VERSION } from "../version.ts";
 import type { MountJob } from "./mount-process.ts";
+import { openPool, type PoolUser } from "./open-pool.ts";
 
 /** A request that no node has answered by then fails with EIO: long enough for a node's restart, short enough not to hang a job. */
 const REQUEST_TIMEOUT_MS = 30_000;
@@ -41,14 +43,17 @@ export interface Client {
   readonly arena: BlockArena;
   readonly transfer: TransferPool;
   readonly store: ContentStore;
+  /** null: nothing is kept on disk. */
+  readonly pool: Pool | null;
   /** Of files that are made where there is none: this process. */
   readonly owner: { readonly uid: number; readonly gid: number };
   /** Ends the session. */
   close(): Promise<void>;
 }
 
-/** @throws TransportError, NodeError, IntegrityError: nothing is left open. */
-export async function openClient({ config, credentials, log }: ClientJob, hooks: ClientHooks): Promise<Client> {
+/** @throws TransportError, NodeError, IntegrityError, CacheFolderError, PoolError: nothing is left open. */
+export async function openClient(job: ClientJob, user: PoolUser, hooks: ClientHooks): Promise<Client> {
+  const { config, credentials, log } = job;
   const sessionId = new Uint8Array(randomBytes(SESSION_ID_BYTES));
   const link = {
     addrs: config.dataAddresses.map(formatAddress),
@@ -67,6 +72,8 @@ export async function openClient({ config, credentials, log }: ClientJob, hooks:
     await node.connect();
     const opened = await openPolicy(node, config, null, log);
     const settings = applyPolicy(opened, config, log);
+    const pool = await openPool({ ...job, policy: opened.policy, settings }, user);
+    cleanups.push(async () => void (await pool?.close({ wipe: true })));
     const keys = await openKeys(node, credentials.kek);
     cleanups.push(() => keys.wipe());
     const arena = new BlockArena(config.cacheL1MaxBytes);
@@ -88,7 +95,7 @@ export async function openClient({ config, credentials, log }: ClientJob, hooks:
       { caches: settings.cacheMode !== "bypass" },
     );
     const owner = { uid: process.geteuid?.() ?? 0, gid: process.getegid?.() ?? 0 };
-    return { sessionId, node, keys, policy: opened.policy, settings, arena, transfer, store, owner, close };
+    return { sessionId, node, keys, policy: opened.policy, settings, arena, transfer, store, pool, owner, close };
   } catch (error) {
     await close();
     throw error;

@@ -36,7 +36,8 @@ export interface OpenedFilesystem {
 /** @throws TransportError, NodeError, IntegrityError: nothing is left open. */
 export async function openFilesystem(job: MountJob): Promise<OpenedFilesystem> {
   const volumes = new Map<string, Volume>();
-  const client = await openClient(job, {
+  const user = { kind: "mount", mountpoint: job.config.mountpoint } as const;
+  const client = await openClient(job, user, {
     onRecall: (ns, inos) => volumes.get(ns)?.namespace.recall(inos),
     onState: (state) => {
       // Recalls that the lost connection carried are lost with it.

@@ -143,6 +143,7 @@ test("the socket and the TCP port give the same numbers to Prometheus", async ()
   const { server, client } = serve();
   const port = 20_000 + (process.pid % 10_000);
   const tcp = serveMetrics({ host: "127.0.0.1", port }, { stats: () => stats(staging) }, log);
+  expect(() => serveMetrics({ host: "127.0.0.1", port }, { stats: () => stats(staging) }, log)).toThrow(`port ${port}`);
   const text = await client.metrics();
   expect(await (await fetch(`http://127.0.0.1:${port}/metrics`)).text()).toBe(text);
   expect((await fetch(`http://127.0.0.1:${port}/stats`)).status).toBe(404);

@@ -72,6 +72,8 @@ export function serveMetrics(address: { host: string; port: number }, target: Pi
   const server = Bun.serve({
     hostname: address.host,
     port: address.port,
+    // Bun 1.4.5 sets SO_REUSEPORT where development is false: two mounts would share the port, and each scrape would meet either.
+    reusePort: false,
     maxRequestBodySize: 0,
     idleTimeout: IDLE_SECONDS,
     development: false,

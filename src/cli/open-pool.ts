@@ -1,0 +1,53 @@
+/** The disk cache's folder of a mount or staging daemon: a new one, or one that is taken over. */
+import { PoolError } from "../cache/cache-error.ts";
+import { CacheFolder } from "../cache/cache-folder.ts";
+import type { CacheSettings } from "../cache/policy.ts";
+import { Pool, type PoolOwner } from "../cache/pool.ts";
+import type { SpaceLimits } from "../cache/space.ts";
+import type { ClientConfig } from "../config/mount-config.ts";
+import type { Credentials } from "../crypto/credentials.ts";
+import type { Logger } from "../log.ts";
+import { type EffectivePolicy, nodeCacheLimitBytes } from "../protocol/policy.ts";
+
+/** Whose it will be. */
+export interface PoolUser {
+  readonly kind: "mount" | "stage";
+  readonly mountpoint: string | null;
+}
+
+export interface PoolJob {
+  readonly config: Pick<ClientConfig, "cacheDir" | "cachePoolId">;
+  readonly credentials: Pick<Credentials, "tenant" | "cluster">;
+  readonly settings: Pick<CacheSettings, "cacheMode" | "cacheL2MaxBytes">;
+  readonly policy: EffectivePolicy;
+  readonly log: Logger;
+}
+
+/**
+ * null: nothing is to be kept on disk, or nothing can be.
+ * @throws CacheFolderError: cache_dir is not this user's alone; PoolError: the pool that was asked for can't be had
+ */
+export async function openPool(
+  { config, credentials, settings, policy, log }: PoolJob,
+  { kind, mountpoint }: PoolUser,
+): Promise<Pool | null> {
+  const { cachePoolId: id } = config;
+  const { cacheMode: mode, cacheL2MaxBytes: maxBytes } = settings;
+  if (mode === "bypass" || maxBytes === 0) {
+    if (id !== null)
+      throw new PoolError("failed", `cache pool ${id} can't be used: ${mode === "bypass" ? "the mode is bypass" : "cache_l2_max is 0"}`);
+    return null;
+  }
+  const folder = CacheFolder.open(config.cacheDir);
+  const owner: PoolOwner = { tenant: credentials.tenant, cluster: credentials.cluster, mode, kind, mountpoint };
+  const limits: SpaceLimits = { maxBytes, nodeLimitBytes: (filesystemBytes) => nodeCacheLimitBytes(policy, filesystemBytes) };
+  if (id !== null) return await Pool.adopt(folder, id, owner, limits);
+  try {
+    return await Pool.create(folder, owner, limits);
+  } catch (error) {
+    if (!(error instanceof Error && "errno" in error)) throw error;
+    // A full or failing disk: the cache is only there to be faster.
+    log.warn({ err: error }, `${config.cacheDir}: no disk cache can be made here; nothing is kept on disk`);
+    return null;
+  }
+}
