@@ -39,6 +39,7 @@ const library = dlopen(LIBC, {
   mmap: { args: ["ptr", "u64", "int", "int", "int", "i64"], returns: FFIType.i64_fast },
   munmap: { args: ["ptr", "u64"], returns: "int" },
   umount2: { args: ["ptr", "int"], returns: "int" },
+  lseek: { args: ["int", "i64", "int"], returns: FFIType.i64_fast },
   vsnprintf: { args: ["ptr", "u64", "ptr", "ptr"], returns: "int" },
 });
 const libc = library.symbols;
@@ -68,8 +69,9 @@ function cString(text: string): Uint8Array {
 }
 
 /** Addresses for Workers: see the comment at the top. */
-export const addresses: { readonly write: number; readonly umount2: number } = {
+export const addresses: { readonly write: number; readonly umount2: number; readonly lseek: number } = {
   write: Number(addressOf(libc.write)),
+  lseek: Number(addressOf(libc.lseek)),
   umount2: Number(addressOf(libc.umount2)),
 };
 

@@ -1,0 +1,45 @@
+/** What a DiskWriter and its Worker say to each other. All small: file content stays in the shared arena. */
+
+export interface StartDiskWorker {
+  readonly kind: "start";
+  /** Cells of BLOCK_BYTES. */
+  readonly arena: SharedArrayBuffer;
+  /** Address of lseek(2): a Worker opens no library. */
+  readonly lseek: number;
+}
+
+/** Writes blocks of a chunk to its file. */
+export interface WriteJob {
+  readonly kind: "write";
+  readonly path: string;
+  /** The file does not exist yet. */
+  readonly create: boolean;
+  readonly chunkBytes: number;
+  readonly firstBlock: number;
+  readonly cells: readonly number[];
+}
+
+/** Writes the trailer of a chunk of which all blocks are there. */
+export interface TrailerJob {
+  readonly kind: "trailer";
+  readonly path: string;
+  readonly chunkBytes: number;
+  readonly crc: number;
+}
+
+/** Overwrites a file with zeros, has these written to the disk, and unlinks it. */
+export interface DestroyJob {
+  readonly kind: "destroy";
+  readonly path: string;
+}
+
+export type DiskJob = WriteJob | TrailerJob | DestroyJob;
+
+export type ToDiskWorker = StartDiskWorker | { readonly kind: "job"; readonly id: number; readonly job: DiskJob } | { readonly kind: "close" };
+
+export type FromDiskWorker =
+  /** `crcs`: of the blocks that were written, CRC32. */
+  | { readonly kind: "done"; readonly id: number; readonly crcs: readonly number[] }
+  /** `code`: as in NodeJS.ErrnoException, or "". */
+  | { readonly kind: "failed"; readonly id: number; readonly code: string; readonly message: string }
+  | { readonly kind: "closed" };

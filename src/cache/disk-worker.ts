@@ -1,0 +1,177 @@
+/**
+ * The Worker that writes and destroys chunk files: one job after the other, so that what is asked for on one file happens in that order.
+ * Reads don't come here (chunk-files.ts), and so never wait for a write.
+ */
+import { CFunction, type Pointer } from "bun:ffi";
+import { closeSync, constants, fdatasyncSync, fstatSync, openSync, unlinkSync, writeSync, writevSync } from "node:fs";
+import { blockBytes } from "../crypto/chunk-seal.ts";
+import { BLOCK_BYTES, CHUNK_MAX_BYTES } from "../protocol/limits.ts";
+import type { DestroyJob, DiskJob, FromDiskWorker, ToDiskWorker, TrailerJob, WriteJob } from "./disk-jobs.ts";
+
+declare const self: Worker;
+
+/** unistd.h */
+const SEEK_DATA = 3;
+const SEEK_HOLE = 4;
+const STAT_BLOCK_BYTES = 512;
+
+type Seek = (fd: number, offset: number, whence: number) => number | bigint;
+
+let seek: Seek | null = null;
+let cells: Uint8Array[] = [];
+let memory = new SharedArrayBuffer(0);
+/** Past the page cache: chunks are read again from L1, and a write costs half the processor time. False where the filesystem refuses. */
+let direct = true;
+const zeros = new Uint8Array(CHUNK_MAX_BYTES);
+
+function cellBytes(cell: number, bytes: number): Uint8Array {
+  if (bytes < BLOCK_BYTES) return new Uint8Array(memory, cell * BLOCK_BYTES, bytes);
+  cells[cell] ??= new Uint8Array(memory, cell * BLOCK_BYTES, BLOCK_BYTES);
+  return cells[cell];
+}
+
+function write({ path, create, chunkBytes, firstBlock, cells: numbers }: WriteJob): number[] {
+  const views = numbers.map((cell, i) => cellBytes(cell, blockBytes(chunkBytes, firstBlock + i)));
+  // The last block of a chunk may be no multiple of what the device takes.
+  const whole = views.filter((view) => view.length === BLOCK_BYTES);
+  const tail = views.find((view) => view.length < BLOCK_BYTES);
+  let flags = constants.O_WRONLY | constants.O_NOFOLLOW;
+  if (create) flags |= constants.O_CREAT | constants.O_EXCL;
+  try {
+    if (whole.length > 0) {
+      writeWhole(path, flags, whole, firstBlock * BLOCK_BYTES);
+      flags = constants.O_WRONLY | constants.O_NOFOLLOW;
+    }
+    if (tail !== undefined) withFile(path, flags, (fd) => writeAll(fd, [tail], (firstBlock + whole.length) * BLOCK_BYTES));
+  } catch (error) {
+    if (create && !isExisting(error)) tryDestroy(path);
+    throw error;
+  }
+  return views.map((view) => Bun.hash.crc32(view));
+}
+
+/** Writes whole blocks, past the page cache where that can be done. */
+function writeWhole(path: string, flags: number, views: readonly Uint8Array[], position: number): void {
+  if (direct) {
+    try {
+      withFile(path, flags | constants.O_DIRECT, (fd) => writeAll(fd, views, position));
+      return;
+    } catch (error) {
+      if (codeOf(error) !== "EINVAL") throw error;
+      direct = false;
+    }
+  }
+  withFile(path, flags & ~constants.O_EXCL, (fd) => writeAll(fd, views, position));
+}
+
+function writeAll(fd: number, views: readonly Uint8Array[], position: number): void {
+  let left = [...views];
+  let at = position;
+  while (left.length > 0) {
+    let written = writevSync(fd, left, at);
+    if (written === 0) throw Object.assign(new Error("a write wrote nothing"), { code: "EIO" });
+    at += written;
+    while (left[0] !== undefined && written >= left[0].length) {
+      written -= left[0].length;
+      left = left.slice(1);
+    }
+    if (left[0] !== undefined && written > 0) left[0] = left[0].subarray(written);
+  }
+}
+
+function writeTrailer({ path, chunkBytes, crc }: TrailerJob): void {
+  const trailer = Buffer.alloc(4);
+  trailer.writeUInt32LE(crc);
+  withFile(path, constants.O_WRONLY | constants.O_NOFOLLOW, (fd) => writeAll(fd, [trailer], chunkBytes));
+}
+
+/** A file that is gone already is as good as destroyed. */
+function destroy({ path }: DestroyJob): void {
+  let failure: unknown = null;
+  try {
+    withFile(path, constants.O_WRONLY | constants.O_NOFOLLOW, overwrite);
+  } catch (error) {
+    if (codeOf(error) === "ENOENT") return;
+    failure = error;
+  }
+  // What can't be overwritten is deleted all the same.
+  unlinkSync(path);
+  if (failure !== null) throw failure;
+}
+
+function tryDestroy(path: string): void {
+  try {
+    destroy({ kind: "destroy", path });
+  } catch {
+    // The failure that led here is told.
+  }
+}
+
+function overwrite(fd: number): void {
+  const { size, blocks } = fstatSync(fd);
+  if (blocks * STAT_BLOCK_BYTES >= size) {
+    overwriteRange(fd, 0, size);
+  } else {
+    for (let at = 0; at < size; ) {
+      const from = find(fd, at, SEEK_DATA);
+      if (from < 0 || from >= size) break;
+      at = Math.min(Math.max(find(fd, from, SEEK_HOLE), from + 1), size);
+      overwriteRange(fd, from, at);
+    }
+  }
+  fdatasyncSync(fd);
+}
+
+function find(fd: number, at: number, whence: number): number {
+  return Number(seek?.(fd, at, whence) ?? -1);
+}
+
+function overwriteRange(fd: number, from: number, to: number): void {
+  for (let at = from; at < to; ) at += writeSync(fd, zeros, 0, Math.min(zeros.length, to - at), at);
+}
+
+function withFile(path: string, flags: number, use: (fd: number) => void): void {
+  const fd = openSync(path, flags, 0o600);
+  try {
+    use(fd);
+  } finally {
+    closeSync(fd);
+  }
+}
+
+function codeOf(error: unknown): string {
+  return error instanceof Error && "code" in error && typeof error.code === "string" ? error.code : "";
+}
+
+function isExisting(error: unknown): boolean {
+  return codeOf(error) === "EEXIST";
+}
+
+function run(job: DiskJob): readonly number[] {
+  if (job.kind === "write") return write(job);
+  if (job.kind === "trailer") writeTrailer(job);
+  else destroy(job);
+  return [];
+}
+
+function handle(message: ToDiskWorker): FromDiskWorker | null {
+  if (message.kind === "start") {
+    seek = CFunction({ ptr: message.lseek as Pointer, args: ["int", "i64", "int"], returns: "i64" }) as unknown as Seek;
+    memory = message.arena;
+    return null;
+  }
+  if (message.kind === "close") {
+    cells = [];
+    return { kind: "closed" };
+  }
+  try {
+    return { kind: "done", id: message.id, crcs: run(message.job) };
+  } catch (error) {
+    return { kind: "failed", id: message.id, code: codeOf(error), message: error instanceof Error ? error.message : String(error) };
+  }
+}
+
+self.onmessage = ({ data }: MessageEvent<ToDiskWorker>): void => {
+  const answer = handle(data);
+  if (answer !== null) self.postMessage(answer);
+};
