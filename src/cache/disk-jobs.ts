@@ -35,7 +35,10 @@ export interface DestroyJob {
 
 export type DiskJob = WriteJob | TrailerJob | DestroyJob;
 
-export type ToDiskWorker = StartDiskWorker | { readonly kind: "job"; readonly id: number; readonly job: DiskJob } | { readonly kind: "close" };
+export type ToDiskWorker =
+  | StartDiskWorker
+  | { readonly kind: "job"; readonly id: number; readonly job: DiskJob }
+  | { readonly kind: "close" };
 
 export type FromDiskWorker =
   /** `crcs`: of the blocks that were written, CRC32. */

@@ -4,6 +4,8 @@
  */
 import { randomBytes } from "node:crypto";
 import { BlockArena } from "../cache/block-arena.ts";
+import { ChunkIndex } from "../cache/chunk-index.ts";
+import { DiskCache } from "../cache/disk-cache.ts";
 import { applyPolicy, type CacheSettings, openPolicy } from "../cache/policy.ts";
 import type { Pool } from "../cache/pool.ts";
 import { formatAddress } from "../config/address.ts";
@@ -43,8 +45,9 @@ export interface Client {
   readonly arena: BlockArena;
   readonly transfer: TransferPool;
   readonly store: ContentStore;
-  /** null: nothing is kept on disk. */
+  /** null, both: nothing is kept on disk. */
   readonly pool: Pool | null;
+  readonly disk: DiskCache | null;
   /** Of files that are made where there is none: this process. */
   readonly owner: { readonly uid: number; readonly gid: number };
   /** Ends the session. */
@@ -86,16 +89,19 @@ export async function openClient(job: ClientJob, user: PoolUser, hooks: ClientHo
     });
     await transfer.start();
     cleanups.push(() => transfer.close());
+    const { cacheMode } = settings;
+    const disk = pool === null || cacheMode === "bypass" ? null : new DiskCache({ pool, index: new ChunkIndex(), mode: cacheMode, arena, log });
+    if (disk !== null) cleanups.push(() => disk.close());
     const store = new ContentStore(
       arena,
       {
         put: (cells, bytes) => transfer.put(cells, bytes, REQUEST_TIMEOUT_MS),
         get: (ref, first, cells) => transfer.get(ref, first, cells, REQUEST_TIMEOUT_MS),
       },
-      { caches: settings.cacheMode !== "bypass" },
+      { caches: cacheMode !== "bypass", disk },
     );
     const owner = { uid: process.geteuid?.() ?? 0, gid: process.getegid?.() ?? 0 };
-    return { sessionId, node, keys, policy: opened.policy, settings, arena, transfer, store, pool, owner, close };
+    return { sessionId, node, keys, policy: opened.policy, settings, arena, transfer, store, pool, disk, owner, close };
   } catch (error) {
     await close();
     throw error;

@@ -2,6 +2,8 @@
  * Where file bytes come from and go to: the block arena, the chunk workers, and what is in flight between them. One for a mount.
  */
 import type { BlockArena } from "../cache/block-arena.ts";
+import type { DiskCache } from "../cache/disk-cache.ts";
+import { TieredReads } from "../cache/tiered-reads.ts";
 import { blockBytes, blockCount, type ChunkRef } from "../crypto/chunk-seal.ts";
 import { BLOCK_BYTES } from "../protocol/limits.ts";
 import { type ChunkSource, chunkSource } from "./composition.ts";
@@ -36,16 +38,18 @@ export class ContentStore {
   readonly #transfer: ChunkTransfer;
   /** L1 keeps what was read and written (cache_mode other than bypass). */
   readonly #caches: boolean;
+  readonly #tiers: TieredReads;
   readonly #fetching = new Map<string, Promise<void>>();
   readonly #uploads = new Set<Promise<ChunkSource>>();
   /** Cells that hold bytes which the node does not have yet. */
   dirtyCells = 0;
   readonly dirtyCellsMax: number;
 
-  constructor(arena: BlockArena, transfer: ChunkTransfer, options: { caches: boolean }) {
+  constructor(arena: BlockArena, transfer: ChunkTransfer, options: { caches: boolean; disk?: DiskCache | null }) {
     this.arena = arena;
     this.#transfer = transfer;
     this.#caches = options.caches;
+    this.#tiers = new TieredReads(options.disk ?? null, (ref, first, cells) => transfer.get(ref, first, cells));
     this.dirtyCellsMax = Math.floor(arena.cellCount / 2);
   }
 
@@ -140,7 +144,7 @@ export class ContentStore {
 
   /** Fetches blocks into pinned cells, and makes them findable when `cache` is set. The cells stay the caller's. */
   async #fetchRun({ source, first, count }: Run, cells: readonly number[], cache: boolean): Promise<void> {
-    const fetching = this.#transfer.get(source.ref, first, cells);
+    const fetching = cache ? this.#tiers.read(source.ref, first, cells) : this.#transfer.get(source.ref, first, cells);
     if (cache) for (let i = 0; i < count; i++) this.#fetching.set(blockKey(source, first + i), fetching);
     try {
       await fetching;
