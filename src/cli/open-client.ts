@@ -90,7 +90,8 @@ export async function openClient(job: ClientJob, user: PoolUser, hooks: ClientHo
     await transfer.start();
     cleanups.push(() => transfer.close());
     const { cacheMode } = settings;
-    const disk = pool === null || cacheMode === "bypass" ? null : new DiskCache({ pool, index: new ChunkIndex(), mode: cacheMode, arena, log });
+    const disk =
+      pool === null || cacheMode === "bypass" ? null : new DiskCache({ pool, index: new ChunkIndex(), mode: cacheMode, arena, log });
     if (disk !== null) cleanups.push(() => disk.close());
     const store = new ContentStore(
       arena,
