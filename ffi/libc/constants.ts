@@ -12,6 +12,8 @@ export const POLLIN = 0x001;
 /** fcntl.h */
 export const F_GETFL = 3;
 export const F_SETFL = 4;
+export const F_WRLCK = 1;
+export const F_SETLEASE = 1024;
 export const F_DUPFD_CLOEXEC = 1030;
 export const O_NONBLOCK = 0o4000;
 export const O_CLOEXEC = 0o2000000;

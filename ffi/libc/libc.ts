@@ -11,6 +11,8 @@ import {
   F_DUPFD_CLOEXEC,
   F_GETFL,
   F_SETFL,
+  F_SETLEASE,
+  F_WRLCK,
   MAP_ANONYMOUS,
   MAP_PRIVATE,
   MFD_CLOEXEC,
@@ -35,6 +37,8 @@ const library = dlopen(LIBC, {
   dup3: { args: ["int", "int", "int"], returns: "int" },
   // fcntl is variadic; on the Linux ABIs of x86_64 and aarch64 an int argument travels the same way.
   fcntl: { args: ["int", "int", "int"], returns: "int" },
+  // Variadic as well; all callers pass an address.
+  ioctl: { args: ["int", "u64", "ptr"], returns: "int" },
   socketpair: { args: ["int", "int", "int", "ptr"], returns: "int" },
   mmap: { args: ["ptr", "u64", "int", "int", "int", "i64"], returns: FFIType.i64_fast },
   munmap: { args: ["ptr", "u64"], returns: "int" },
@@ -99,6 +103,12 @@ export function write(fd: number, bytes: Uint8Array): number {
   return put < 0 ? -errno() : put;
 }
 
+/** ioctl(2) with an address as its argument. Returns its result, or -errno. */
+export function ioctl(fd: number, request: number, argument: Uint8Array): number {
+  const result = libc.ioctl(fd, request, argument);
+  return result < 0 ? -errno() : result;
+}
+
 /** close(2). */
 export function close(fd: number): void {
   check("close", libc.close(fd));
@@ -118,6 +128,11 @@ export function replace(fd: number, target: number): void {
 export function setNonBlocking(fd: number): void {
   const flags = check("fcntl(F_GETFL)", libc.fcntl(fd, F_GETFL, 0));
   check("fcntl(F_SETFL)", libc.fcntl(fd, F_SETFL, flags | O_NONBLOCK));
+}
+
+/** Takes a write lease on an open file (F_SETLEASE). Returns 0, or -errno: EAGAIN when somebody else has the file open or mapped. */
+export function takeWriteLease(fd: number): number {
+  return libc.fcntl(fd, F_SETLEASE, F_WRLCK) < 0 ? -errno() : 0;
 }
 
 /** A connected pair of non-blocking Unix sockets that keep message boundaries, closed on exec. */

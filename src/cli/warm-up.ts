@@ -14,6 +14,7 @@ import { Shard } from "../fs/shard.ts";
 import { Tree } from "../fs/tree.ts";
 import type { Caller } from "../fs/vfs.ts";
 import { DirectoryBuffer } from "../mount/directory-buffer.ts";
+import { NodeNumbers } from "../mount/node-numbers.ts";
 import { decodeAnswer, decodeRequest, encodeAnswerFrame, encodeRequestFrame } from "../protocol/codec.ts";
 import { FRAME_FIXED_BYTES, FrameDecoder } from "../protocol/frame.ts";
 import { ROOT_INO, SESSION_ID_BYTES } from "../protocol/limits.ts";
@@ -39,7 +40,8 @@ export async function warmUp(): Promise<void> {
   const open = (): Namespace => new Namespace(new Shard(node, keys), node, { index: 0, metaTtlMs: 1_000, inodesMax: 2 * FILES });
   const timeout = { sec: 1, nsec: 0 };
   const owner = { uid: null, gid: null };
-  const buffer = new DirectoryBuffer({ attrTimeout: timeout, entryTimeout: timeout, negativeTimeout: timeout, owner });
+  const nodes = new NodeNumbers();
+  const buffer = new DirectoryBuffer({ attrTimeout: timeout, entryTimeout: timeout, negativeTimeout: timeout, owner, nodes });
   try {
     const maker = open();
     const tree = new Tree(maker, new Uint8Array(SESSION_ID_BYTES));

@@ -236,7 +236,7 @@ export class Filesystem implements Vfs {
     // so do appending ones, whose offset only we know.
     const access = flags & OpenFlag.O_ACCMODE;
     const directIo = access === OpenFlag.O_RDWR || (flags & (OpenFlag.O_DIRECT | OpenFlag.O_APPEND)) !== 0;
-    const backing = directIo || access !== OpenFlag.O_RDONLY ? null : volume.imageOf(inode);
+    const backing = access === OpenFlag.O_RDONLY ? volume.imageOf(inode) : null;
     return { handle, keepCache, directIo, noFlush: access === OpenFlag.O_RDONLY, backing };
   }
 

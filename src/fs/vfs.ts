@@ -77,7 +77,10 @@ export interface Opened {
   directIo: boolean;
   /** Closing it needs no flush: it can't write (FOPEN_NOFLUSH). */
   noFlush: boolean;
-  /** A local file with all the bytes that this handle reads: the mount may have the kernel read that one instead of asking. */
+  /**
+   * A local file with all the bytes that this handle reads: the mount may have the kernel read that one instead of asking, but not with
+   * directIo.
+   */
   backing: BackingFile | null;
 }
 

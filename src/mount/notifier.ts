@@ -6,6 +6,7 @@ import { addresses } from "../../ffi/libc/libc.ts";
 import type { KernelCache, Name } from "../fs/vfs.ts";
 import { workerUrl } from "../worker-url.ts";
 import type { MountLog } from "./log.ts";
+import type { NodeNumbers } from "./node-numbers.ts";
 import { MAX_NOTIFICATION_BYTES, putInvalidateEntry, putInvalidateInode } from "./notifications.ts";
 import type { NotifierAnswer, NotifierRequest } from "./notifier-worker.ts";
 
@@ -27,6 +28,7 @@ interface Pending {
  */
 export class Notifier implements KernelCache, AsyncDisposable {
   readonly #worker: Worker;
+  readonly #nodes: NodeNumbers;
   readonly #log: MountLog;
   readonly #shared = new SharedArrayBuffer(BATCH_BYTES);
   readonly #view = new DataView(this.#shared);
@@ -40,8 +42,9 @@ export class Notifier implements KernelCache, AsyncDisposable {
   #failed = false;
   #closed = false;
 
-  /** `fd`: the FUSE device, open until close() has resolved. */
-  constructor(fd: number, log: MountLog) {
+  /** `fd`: the FUSE device, open until close() has resolved. `nodes`: by which numbers the kernel knows files. */
+  constructor(fd: number, nodes: NodeNumbers, log: MountLog) {
+    this.#nodes = nodes;
     this.#log = log;
     this.#worker = new Worker(workerUrl("mount/notifier-worker.ts"));
     this.#worker.onmessage = (event: MessageEvent<NotifierAnswer>) => {
@@ -61,8 +64,13 @@ export class Notifier implements KernelCache, AsyncDisposable {
     void this.#exclusively(() => this.#ask({ kind: "start", ...addresses, fd, shared: this.#shared }));
   }
 
+  /** Of the node that lookups lead to: what older ones have is never believed. */
   invalidateInode(ino: number): Promise<void> {
-    return this.#enqueue(`inode ${ino}`, (view, at) => putInvalidateInode(view, at, ino));
+    return this.invalidateNode(ino, this.#nodes.edition(ino));
+  }
+
+  invalidateNode(ino: number, edition: number): Promise<void> {
+    return this.#enqueue(`inode ${ino} ${edition}`, (view, at) => putInvalidateInode(view, at, ino, edition));
   }
 
   invalidateEntry(parent: number, name: Name): Promise<void> {

@@ -11,7 +11,6 @@ import {
   type MaybePromise,
   type Name,
   type Offset,
-  type Opened,
   OpenFlag,
   type ReadResult,
   type SetAttr,
@@ -19,6 +18,8 @@ import {
   type Vfs,
 } from "../fs/vfs.ts";
 import type { DirectoryBuffer, DirectoryBufferPool } from "./directory-buffer.ts";
+import type { IoModes } from "./io-modes.ts";
+import { createFile, type OpenedNode, openFile, releaseFile } from "./opening.ts";
 import type { Replies } from "./replies.ts";
 import { BODY, type RequestCaller, type RequestReader } from "./requests.ts";
 import { checkXattrName, listAnswer, valueAnswer, type XattrAnswer } from "./xattrs.ts";
@@ -29,6 +30,8 @@ export interface OperationContext {
   readonly request: RequestReader;
   readonly replies: Replies;
   readonly directories: DirectoryBufferPool;
+  /** Null: the kernel always asks us. */
+  readonly modes: IoModes | null;
   /** Who asks; remembered, so that an INTERRUPT reaches it while the request is unanswered. */
   readonly caller: (umask?: number, killPriv?: boolean) => RequestCaller;
 }
@@ -65,7 +68,6 @@ type Reply<T> = TypedOperation<T>["reply"];
 const replyOk: Reply<void> = ({ replies }, req) => replies.ok(req);
 const replyEntry: Reply<Attr | null> = ({ replies }, req, attr) => replies.entry(req, attr);
 const replyAttr: Reply<Attr> = ({ replies }, req, attr) => replies.attr(req, attr);
-const replyOpened: Reply<Opened> = ({ replies }, req, opened) => replies.opened(req, opened);
 const replyXattr: Reply<XattrAnswer> = ({ replies }, req, answer) =>
   typeof answer === "number" ? replies.size(req, answer) : replies.bytes(req, answer);
 
@@ -92,6 +94,19 @@ function setattrChange(request: RequestReader): SetAttr {
   if (valid & k.FATTR_MTIME_NOW) change.mtime = "now";
   else if (valid & k.FATTR_MTIME) change.mtime = { sec: request.seconds(BODY + at.mtime), nsec: request.u32(BODY + at.mtimensec) };
   return change;
+}
+
+function setattr({ vfs, request, caller, modes }: OperationContext): MaybePromise<Attr> {
+  const { ino, edition } = request;
+  const valid = request.u32(BODY + k.fuse_setattr_in.valid);
+  const who = caller(0, (valid & k.FATTR_KILL_SUIDGID) !== 0);
+  const handle = valid & k.FATTR_FH ? request.u64(BODY + k.fuse_setattr_in.fh) : null;
+  const changed = vfs.setattr(who, ino, setattrChange(request), handle);
+  if (modes === null) return changed;
+  return after(changed, (attr) => {
+    modes.changed(ino, edition);
+    return attr;
+  });
 }
 
 /** rename(2) comes as FUSE_RENAME, renameat2(2) with flags as FUSE_RENAME2, which has a larger struct. */
@@ -167,7 +182,7 @@ function setxattr({ vfs, request, caller }: OperationContext): MaybePromise<void
 function copyFileRange({ vfs, request, caller }: OperationContext): MaybePromise<number> {
   const at = k.fuse_copy_file_range_in;
   const from = { ino: request.ino, handle: request.u64(BODY + at.fh_in), offset: request.offset(BODY + at.off_in) };
-  const to = { ino: request.u64(BODY + at.nodeid_out), handle: request.u64(BODY + at.fh_out), offset: request.offset(BODY + at.off_out) };
+  const to = { ino: request.inoAt(BODY + at.nodeid_out), handle: request.u64(BODY + at.fh_out), offset: request.offset(BODY + at.off_out) };
   return vfs.copyFileRange(caller(), from, to, Math.min(request.u64(BODY + at.len), MAX_COPY_BYTES));
 }
 
@@ -183,12 +198,7 @@ export const OPERATIONS: readonly Operation[] = [
   }),
   operation<Attr>({
     name: "setattr",
-    call: ({ vfs, request, caller }) => {
-      const valid = request.u32(BODY + k.fuse_setattr_in.valid);
-      const who = caller(0, (valid & k.FATTR_KILL_SUIDGID) !== 0);
-      const handle = valid & k.FATTR_FH ? request.u64(BODY + k.fuse_setattr_in.fh) : null;
-      return vfs.setattr(who, request.ino, setattrChange(request), handle);
-    },
+    call: setattr,
     reply: replyAttr,
   }),
   operation<Name>({
@@ -210,33 +220,26 @@ export const OPERATIONS: readonly Operation[] = [
     return vfs.symlink(caller(), request.ino, name, request.lastString(request.endOfString(BODY) + 1));
   }),
   makes("link", ({ vfs, request, caller }) =>
-    vfs.link(caller(), request.u64(BODY + k.fuse_link_in.oldnodeid), request.ino, request.lastName(BODY + k.fuse_link_in.SIZE)),
+    vfs.link(caller(), request.inoAt(BODY + k.fuse_link_in.oldnodeid), request.ino, request.lastName(BODY + k.fuse_link_in.SIZE)),
   ),
   empty("unlink", ({ vfs, request, caller }) => vfs.unlink(caller(), request.ino, request.lastName(BODY))),
   empty("rmdir", ({ vfs, request, caller }) => vfs.rmdir(caller(), request.ino, request.lastName(BODY))),
   empty("rename", rename),
 
-  operation<{ attr: Attr; opened: Opened }>({
+  operation<OpenedNode & { attr: Attr }>({
     name: "create",
-    call: ({ vfs, request, caller }) => {
-      const at = k.fuse_create_in;
-      const who = caller(request.u32(BODY + at.umask), (request.u32(BODY + at.open_flags) & k.FUSE_OPEN_KILL_SUIDGID) !== 0);
-      return vfs.create(who, request.ino, request.lastName(BODY + at.SIZE), request.u32(BODY + at.mode), request.u32(BODY + at.flags));
-    },
-    reply: ({ replies }, req, { attr, opened }) => replies.created(req, attr, opened),
+    call: createFile,
+    reply: ({ replies }, req, { attr, opened, backingId }) => replies.created(req, attr, opened, backingId),
   }),
-  operation<Opened>({
+  operation<OpenedNode>({
     name: "open",
-    call: ({ vfs, request, caller }) => {
-      const who = caller(0, (request.u32(BODY + k.fuse_open_in.open_flags) & k.FUSE_OPEN_KILL_SUIDGID) !== 0);
-      return vfs.open(who, request.ino, request.u32(BODY + k.fuse_open_in.flags));
-    },
-    reply: replyOpened,
+    call: openFile,
+    reply: ({ replies }, req, { opened, backingId }) => replies.opened(req, opened, backingId),
   }),
   operation<ReadResult>({ name: "read", call: read, reply: ({ replies }, req, result) => replies.pieces(req, result) }),
   operation<number>({ name: "write", call: write, reply: ({ replies }, req, bytes) => replies.written(req, bytes) }),
   empty("flush", ({ vfs, request, caller }) => vfs.flush(caller(), request.ino, request.u64(BODY + k.fuse_flush_in.fh))),
-  empty("release", ({ vfs, request }) => vfs.release(request.ino, request.u64(BODY + k.fuse_release_in.fh))),
+  empty("release", releaseFile),
   empty("fsync", ({ vfs, request, caller }) => {
     const dataOnly = (request.u32(BODY + k.fuse_fsync_in.fsync_flags) & k.FUSE_FSYNC_FDATASYNC) !== 0;
     return vfs.fsync(caller(), request.ino, request.u64(BODY + k.fuse_fsync_in.fh), dataOnly);

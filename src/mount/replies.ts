@@ -15,8 +15,10 @@ import {
 } from "../../ffi/libfuse3/kernel.ts";
 import { iovec } from "../../ffi/libfuse3/layout.ts";
 import type { Libfuse } from "../../ffi/libfuse3/libfuse3.ts";
+import { FOPEN_PASSTHROUGH, fuse_open_out_passthrough } from "../../ffi/libfuse3/passthrough.ts";
 import type { Attr, Offset, Opened, ReadResult, StatFs } from "../fs/vfs.ts";
 import { type OwnerOverride, putAttr, putU64, storeU64, type Timeout } from "./attributes.ts";
+import { editionBits, type NodeNumbers } from "./node-numbers.ts";
 
 /** Room for the largest fixed reply (entry and open together) and its neighbours. */
 const STRUCT_BYTES = 4096;
@@ -29,7 +31,12 @@ export interface ReplySettings {
   readonly entryTimeout: Timeout;
   readonly negativeTimeout: Timeout;
   readonly owner: OwnerOverride;
+  /** By which numbers the kernel knows files. */
+  readonly nodes: NodeNumbers;
 }
+
+/** The kernel knows some files by several numbers, and keeps attributes for each. */
+const NO_TIME: Timeout = { sec: 0, nsec: 0 };
 
 /** Writes struct fuse_entry_out at byte `at`; a null attribute is the name that is not there. */
 export function putEntry(words: Uint32Array, at: number, attr: Attr | null, settings: ReplySettings): void {
@@ -39,7 +46,13 @@ export function putEntry(words: Uint32Array, at: number, attr: Attr | null, sett
     return;
   }
   storeU64(words, at + fuse_entry_out.nodeid, attr.ino);
-  putTimeouts(words, at, settings.entryTimeout, settings.attrTimeout);
+  let { attrTimeout } = settings;
+  if (settings.nodes.hasMoved(attr.ino)) {
+    const high = (at + fuse_entry_out.nodeid + 4) >>> 2;
+    words[high] = (words[high] ?? 0) + editionBits(settings.nodes.edition(attr.ino));
+    attrTimeout = NO_TIME;
+  }
+  putTimeouts(words, at, settings.entryTimeout, attrTimeout);
   putAttr(words, at + fuse_entry_out.attr, attr, settings.owner);
 }
 
@@ -91,7 +104,8 @@ export class Replies implements Disposable {
   }
 
   attr(req: Pointer, attr: Attr): number {
-    const { attrTimeout, owner } = this.settings;
+    const { nodes, owner } = this.settings;
+    const attrTimeout = nodes.hasMoved(attr.ino) ? NO_TIME : this.settings.attrTimeout;
     putU64(this.#view, fuse_attr_out.attr_valid, attrTimeout.sec);
     this.#view.setUint32(fuse_attr_out.attr_valid_nsec, attrTimeout.nsec, true);
     this.#view.setUint32(fuse_attr_out.attr_valid_nsec + 4, 0, true);
@@ -99,25 +113,27 @@ export class Replies implements Disposable {
     return this.#struct(req, fuse_attr_out.SIZE);
   }
 
-  opened(req: Pointer, opened: Opened): number {
-    this.#putOpened(0, opened);
+  /** `backingId`: 0, or what the kernel reads instead of asking. */
+  opened(req: Pointer, opened: Opened, backingId = 0): number {
+    this.#putOpened(0, opened, backingId);
     return this.#struct(req, fuse_open_out.SIZE);
   }
 
-  created(req: Pointer, attr: Attr, opened: Opened): number {
+  created(req: Pointer, attr: Attr, opened: Opened, backingId = 0): number {
     putEntry(this.#words, 0, attr, this.settings);
-    this.#putOpened(fuse_entry_out.SIZE, opened);
+    this.#putOpened(fuse_entry_out.SIZE, opened, backingId);
     return this.#struct(req, fuse_entry_out.SIZE + fuse_open_out.SIZE);
   }
 
-  #putOpened(at: number, opened: Opened): void {
+  #putOpened(at: number, opened: Opened, backingId: number): void {
     const flags =
       (opened.keepCache ? FOPEN_KEEP_CACHE : 0) |
       (opened.noFlush ? FOPEN_NOFLUSH : 0) |
+      (backingId > 0 ? FOPEN_PASSTHROUGH : 0) |
       (opened.directIo ? FOPEN_DIRECT_IO | FOPEN_PARALLEL_DIRECT_WRITES : 0);
     putU64(this.#view, at + fuse_open_out.fh, opened.handle);
     this.#view.setUint32(at + fuse_open_out.open_flags, flags, true);
-    this.#view.setUint32(at + fuse_open_out.open_flags + 4, 0, true);
+    this.#view.setInt32(at + fuse_open_out_passthrough.backing_id, backingId, true);
   }
 
   written(req: Pointer, bytes: number): number {

@@ -2,6 +2,7 @@ import { MappedMemory } from "../../ffi/libc/memory.ts";
 import { fuse_in_header } from "../../ffi/libfuse3/kernel.ts";
 import { FsError } from "../fs/errno.ts";
 import type { Caller, Name, Offset } from "../fs/vfs.ts";
+import { editionOf, inoHigh } from "./node-numbers.ts";
 
 /** A page for the headers in front of the data of a WRITE (libfuse's FUSE_BUFFER_HEADER_SIZE). */
 const REQUEST_HEADER_BYTES = 4096;
@@ -46,7 +47,12 @@ export class RequestReader implements Disposable {
   }
 
   get ino(): number {
-    return this.u64(fuse_in_header.nodeid);
+    return this.inoAt(fuse_in_header.nodeid);
+  }
+
+  /** The edition in the number of the node that the request is about. */
+  get edition(): number {
+    return editionOf(this.#view.getUint32(fuse_in_header.nodeid + 4, true));
   }
 
   get uid(): number {
@@ -63,6 +69,11 @@ export class RequestReader implements Disposable {
 
   u32(at: number): number {
     return this.#view.getUint32(at, true);
+  }
+
+  /** The inode number in the node number at `at`. */
+  inoAt(at: number): number {
+    return this.#view.getUint32(at, true) + inoHigh(this.#view.getUint32(at + 4, true)) * TWO_TO_32;
   }
 
   /** For numbers that we gave out or that stay below 2^53: inodes, handles, sizes of requests. */

@@ -6,9 +6,12 @@ import { type Libfuse, LowlevelSession, type SessionCallbacks } from "../../ffi/
 import { Errno, FsError } from "../fs/errno.ts";
 import type { Vfs } from "../fs/vfs.ts";
 import { timeout } from "./attributes.ts";
+import { BackingTable } from "./backing-table.ts";
 import { DirectoryBufferPool } from "./directory-buffer.ts";
+import { IoModes } from "./io-modes.ts";
 import type { MountLog } from "./log.ts";
-import { answerInit, wishFor } from "./negotiation.ts";
+import { answerInit, type InitWishes, wishFor } from "./negotiation.ts";
+import { NodeNumbers } from "./node-numbers.ts";
 import { OPERATIONS, type Operation, type OperationContext } from "./operations.ts";
 import type { RequestSource } from "./reactor.ts";
 import { Replies, type ReplySettings } from "./replies.ts";
@@ -22,7 +25,11 @@ export interface SessionSettings {
   readonly uid: number | null;
   readonly gid: number | null;
   readonly writebackCache: boolean;
+  /** The kernel may read files that have a local image by itself, where it can. */
+  readonly passthrough: boolean;
 }
+
+type Writable<T> = { -readonly [K in keyof T]: T[K] };
 
 /**
  * One FUSE session: reads requests from the device, has libfuse take them apart, dispatches them through the operation table and answers
@@ -34,7 +41,10 @@ export class FuseSession implements RequestSource, Disposable {
   readonly #request = new RequestReader();
   readonly #replies: Replies;
   readonly #directories: DirectoryBufferPool;
-  readonly #context: OperationContext;
+  readonly #context: Writable<OperationContext>;
+  readonly #wishes: InitWishes;
+  /** By which numbers the kernel knows files. */
+  readonly nodes = new NodeNumbers();
   /** Callers of unanswered requests, by the kernel's number for the request, for INTERRUPT. */
   readonly #waiting = new Map<number, RequestCaller>();
   #caller: RequestCaller | null = null;
@@ -44,7 +54,8 @@ export class FuseSession implements RequestSource, Disposable {
   onStarted: (() => void) | null = null;
   #ended = false;
   #closed = false;
-  #initFlags = 0;
+  /** Called when what the kernel has cached of a file, by the number with this edition, can be outdated. */
+  onOutdated: ((ino: number, edition: number) => void) | null = null;
 
   /** `args` as libfuse takes them, the program's name first. Throws an Error when it refuses them. */
   constructor(library: Libfuse, vfs: Vfs, args: readonly string[], settings: SessionSettings, log: MountLog) {
@@ -54,7 +65,10 @@ export class FuseSession implements RequestSource, Disposable {
       entryTimeout: timeout(settings.entryTimeoutSec),
       negativeTimeout: timeout(settings.negativeTimeoutSec),
       owner: { uid: settings.uid, gid: settings.gid },
+      nodes: this.nodes,
     };
+    // Together the kernel takes the second alone.
+    this.#wishes = { passthrough: settings.passthrough && !settings.writebackCache };
     this.#replies = new Replies(library, replySettings);
     this.#directories = new DirectoryBufferPool(replySettings);
     this.#context = {
@@ -62,6 +76,7 @@ export class FuseSession implements RequestSource, Disposable {
       request: this.#request,
       replies: this.#replies,
       directories: this.#directories,
+      modes: null,
       caller: (umask = 0, killPriv = false) => {
         this.#caller = new RequestCaller(this.#request, umask, killPriv);
         return this.#caller;
@@ -84,11 +99,6 @@ export class FuseSession implements RequestSource, Disposable {
 
   get fd(): number {
     return this.#fd;
-  }
-
-  /** Flags of fuse_init_out that are on; 0 when the reply could not be looked at. */
-  get initFlags(): number {
-    return this.#initFlags;
   }
 
   get inFlight(): number {
@@ -144,13 +154,21 @@ export class FuseSession implements RequestSource, Disposable {
         this.#waiting.get(this.#request.u64(BODY + fuse_interrupt_in.unique))?.interrupt();
         return;
       case FUSE_INIT:
-        this.#initFlags = answerInit(this.#fd, this.#request, () => this.#session.process(length));
-        this.onStarted?.();
+        this.#start(length);
         return;
       default:
         this.#session.process(length);
         if (this.#session.exited) this.#ended = true;
     }
+  }
+
+  #start(length: number): void {
+    const { passthrough } = answerInit(this.#fd, this.#request, this.#wishes, () => this.#session.process(length));
+    if (passthrough) {
+      const outdated = (ino: number, edition: number): void => this.onOutdated?.(ino, edition);
+      this.#context.modes = new IoModes(new BackingTable(this.#fd, this.#log), this.nodes, outdated);
+    }
+    this.onStarted?.();
   }
 
   /** Called by libfuse, inside `process`: must not throw. */
@@ -217,6 +235,7 @@ export class FuseSession implements RequestSource, Disposable {
     if (this.#closed) return;
     this.#closed = true;
     this.#ended = true;
+    this.#context.modes?.close();
     this.#session.close();
     this.#request.close();
     this.#replies.close();

@@ -2,6 +2,7 @@
  * A filesystem in memory for the tests of src/mount: just enough semantics to see what arrives from the kernel and what goes back. Some
  * file names misbehave on purpose, see `misbehave`.
  */
+import { ImageFile } from "../../cache/image-file.ts";
 import { FsError } from "../../fs/errno.ts";
 import {
   type Attr,
@@ -47,6 +48,8 @@ export class MemoryVfs implements Vfs {
   killPriv = false;
   largestRead = 0;
   largestWrite = 0;
+  /** Names of files that have a local image, as staged ones do; see image(). */
+  readonly #images = new Map<number, ImageFile>();
   readonly #nodes = new Map<number, Node>();
   #nextIno = 2;
   #nextHandle = 1;
@@ -109,6 +112,16 @@ export class MemoryVfs implements Vfs {
     return ino;
   }
 
+  /** From now on the file in the root folder has this image, or none. Changing the file takes it away. Returns the image. */
+  setImage(name: Name, path: string | null): ImageFile | null {
+    const ino = this.#get(1).children.get(name);
+    if (ino === undefined) throw new FsError("ENOENT");
+    const image = path === null ? null : new ImageFile(path, Number(this.#get(ino).size));
+    if (image === null) this.#images.delete(ino);
+    else this.#images.set(ino, image);
+    return image;
+  }
+
   /** Removes a name without the kernel's knowledge. */
   removeBehindKernel(name: Name): void {
     this.#get(1).children.delete(name);
@@ -156,6 +169,7 @@ export class MemoryVfs implements Vfs {
   }
 
   #resize(node: Node, size: Offset): void {
+    this.#images.delete(node.ino);
     node.size = size;
     if (size > 2 ** 26) return;
     const data = new Uint8Array(Number(size));
@@ -226,18 +240,20 @@ export class MemoryVfs implements Vfs {
   create(caller: Caller, parent: number, name: Name, mode: number, flags: number): { attr: Attr; opened: Opened } {
     this.#count("create");
     const node = this.#add(caller, parent, name, S_IFREG | mode);
-    return { attr: this.#attr(node), opened: this.#open(flags) };
+    return { attr: this.#attr(node), opened: this.#open(node.ino, flags) };
   }
 
-  #open(flags: number): Opened {
-    const direct = (flags & OpenFlag.O_DIRECT) !== 0 || (flags & OpenFlag.O_ACCMODE) === OpenFlag.O_RDWR;
-    return { handle: this.#nextHandle++, keepCache: true, noFlush: false, directIo: direct, backing: null };
+  #open(ino: number, flags: number): Opened {
+    const access = flags & OpenFlag.O_ACCMODE;
+    const direct = (flags & OpenFlag.O_DIRECT) !== 0 || access === OpenFlag.O_RDWR;
+    const backing = access === OpenFlag.O_RDONLY ? (this.#images.get(ino) ?? null) : null;
+    return { handle: this.#nextHandle++, keepCache: true, noFlush: false, directIo: direct, backing };
   }
 
   open(_caller: Caller, ino: number, flags: number): Opened {
     this.#count("open");
     if (flags & OpenFlag.O_TRUNC) this.#resize(this.#get(ino), 0);
-    return this.#open(flags);
+    return this.#open(ino, flags);
   }
 
   read(caller: Caller, ino: number, _handle: HandleId, offset: Offset, size: number): MaybePromise<ReadResult> {
@@ -268,6 +284,7 @@ export class MemoryVfs implements Vfs {
     const node = this.#get(ino);
     if (Number(offset) + data.length > 2 ** 26) throw new FsError("EFBIG");
     if (Number(offset) + data.length > node.data.length) this.#resize(node, Number(offset) + data.length);
+    this.#images.delete(ino);
     node.data.set(data, Number(offset));
     const length = data.length;
     return node.xattrs.has("user.later") ? Bun.sleep(1).then(() => length) : length;

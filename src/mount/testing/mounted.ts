@@ -105,6 +105,8 @@ const libc = dlopen("libc.so.6", {
   posix_fallocate: { args: ["int", "i64", "i64"], returns: "int" },
   ftruncate: { args: ["int", "i64"], returns: "int" },
   mknod: { args: ["ptr", "u32", "u64"], returns: "int" },
+  mmap: { args: ["ptr", "u64", "int", "int", "int", "i64"], returns: "i64" },
+  munmap: { args: ["u64", "u64"], returns: "int" },
   __errno_location: { args: [], returns: "ptr" },
 });
 
@@ -130,5 +132,9 @@ export const sys = {
   copyFileRange: (from: number, to: number, length: number) => result(libc.symbols.copy_file_range(from, null, to, null, length, 0)),
   ftruncate: (fd: number, size: bigint) => result(libc.symbols.ftruncate(fd, size)),
   fallocate: (fd: number, offset: number, length: number) => libc.symbols.posix_fallocate(fd, offset, length),
+  /** Returns the address. Protection: 1 to read, 2 to write; flags: 1 shared, 2 private. */
+  mmap: (fd: number, length: number, protection: number, flags: number) =>
+    result(libc.symbols.mmap(null, length, protection, flags, fd, 0)),
+  munmap: (address: number, length: number) => result(libc.symbols.munmap(address, length)),
   mknod: (path: string, mode: number, device: number) => result(libc.symbols.mknod(c(path), mode, device)),
 };

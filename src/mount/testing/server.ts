@@ -3,6 +3,7 @@
  * options as JSON. Speaks lines of JSON: prints {"ready":true} when mounted, then answers each command that it reads, and {"ended":true}.
  */
 import { createInterface } from "node:readline";
+import type { ImageFile } from "../../cache/image-file.ts";
 import { MountError } from "../mount-error.ts";
 import { type MountOptions, runMount } from "../run.ts";
 import { MemoryVfs } from "./memory-vfs.ts";
@@ -12,6 +13,10 @@ export type Command =
   | { do: "calls" }
   | { do: "change"; name: string; content: string; notify: boolean }
   | { do: "remove"; name: string; notify: boolean }
+  /** Gives a file of the root folder a local image; null: takes it away. */
+  | { do: "image"; name: string; path: string | null }
+  /** Whether the image that was given last is unused. */
+  | { do: "unused" }
   | { do: "stop" };
 
 function say(line: object): void {
@@ -20,6 +25,7 @@ function say(line: object): void {
 
 const [mountpoint = "", given = "{}"] = process.argv.slice(2);
 const vfs = new MemoryVfs();
+let image: ImageFile | null = null;
 const stop = new AbortController();
 const log = (level: string) => (fields: object, message: string) => {
   process.stderr.write(`${level}: ${message} ${Bun.inspect(fields)}\n`);
@@ -43,6 +49,11 @@ async function perform(
       vfs.removeBehindKernel(command.name);
       if (command.notify) await kernel.invalidateEntry(1, command.name);
       return {};
+    case "image":
+      image = vfs.setImage(command.name, command.path);
+      return {};
+    case "unused":
+      return { unused: image?.isUnused };
     case "stop":
       stop.abort();
       return {};
