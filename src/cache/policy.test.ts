@@ -74,10 +74,15 @@ const log = { info: () => {}, warn: (_: object, message: string) => void lines.p
 test("a line in the log for each option that was cut down", () => {
   lines.length = 0;
   const policy: EffectivePolicy = { ...DEFAULT_POLICY, allowed_modes: ["organic"], max_cache_bytes: 1_000 };
-  applyPolicy({ policy, origin: "node" }, { ...NO_CHOICE, cacheMode: "pinned", cacheL2MaxBytes: 2_000, metaTtlMs: 10 }, log);
+  applyPolicy(
+    { policy, origin: "node" },
+    { ...NO_CHOICE, cacheMode: "pinned", cacheL2MaxBytes: 2_048, metaTtlMs: 10, attrTimeoutMs: 7_500 },
+    log,
+  );
   expect(lines).toEqual([
     "the cache policy does not allow cache_mode=pinned: taken organic",
-    "the cache policy does not allow cache_l2_max=2000: taken 1000",
+    "the cache policy does not allow cache_l2_max=2K: taken 1000",
+    "the cache policy does not allow attr_timeout=7.5: taken 5",
   ]);
 });
 

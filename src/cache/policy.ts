@@ -5,6 +5,7 @@
 import { closeSync, fsyncSync, openSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { z } from "zod";
+import { formatSize } from "../config/units.ts";
 import { NodeError } from "../protocol/errors.ts";
 import type { AnswerOf, RequestOf } from "../protocol/messages.ts";
 import {
@@ -100,7 +101,8 @@ export interface CacheSettings {
 /** An option that the policy did not grant as asked. */
 export interface Clamp {
   /** As written after -o. */
-  readonly option: string;
+  readonly option: "cache_mode" | "cache_l2_max" | "meta_ttl_ms" | "attr_timeout" | "entry_timeout";
+  /** Sizes in bytes, times in milliseconds. */
   readonly asked: string | number;
   readonly taken: string | number;
 }
@@ -108,7 +110,7 @@ export interface Clamp {
 /** The choices as far as the policy allows them; what was not chosen is as the policy says. */
 export function clampChoice(policy: EffectivePolicy, choice: CacheChoice): { settings: CacheSettings; clamps: Clamp[] } {
   const clamps: Clamp[] = [];
-  const atMost = (option: string, asked: number | null, limit: number, unasked = limit): number => {
+  const atMost = (option: Clamp["option"], asked: number | null, limit: number, unasked = limit): number => {
     if (asked === null) return unasked;
     if (asked > limit) clamps.push({ option, asked, taken: limit });
     return Math.min(asked, limit);
@@ -117,11 +119,12 @@ export function clampChoice(policy: EffectivePolicy, choice: CacheChoice): { set
   const granted = asked === null || (policy.cache_enabled ? policy.allowed_modes.includes(asked) : asked === "bypass");
   const cacheMode = granted && asked !== null ? asked : policy.mode;
   if (asked !== null && asked !== cacheMode) clamps.push({ option: "cache_mode", asked, taken: cacheMode });
+  const cacheL2MaxBytes = cacheMode === "bypass" ? 0 : atMost("cache_l2_max", choice.cacheL2MaxBytes, policy.max_cache_bytes);
   const ttl = policy.metadata_ttl_ms;
   const metaTtlMs = atMost("meta_ttl_ms", choice.metaTtlMs, ttl);
   const settings = {
     cacheMode,
-    cacheL2MaxBytes: cacheMode === "bypass" ? 0 : atMost("cache_l2_max", choice.cacheL2MaxBytes, policy.max_cache_bytes),
+    cacheL2MaxBytes,
     metaTtlMs,
     // The kernel's copies of names and attributes are as old as ours may be.
     attrTimeoutMs: atMost("attr_timeout", choice.attrTimeoutMs, ttl, metaTtlMs),
@@ -130,12 +133,20 @@ export function clampChoice(policy: EffectivePolicy, choice: CacheChoice): { set
   return { settings, clamps };
 }
 
+/** A value as one could write it after -o. */
+function written(option: Clamp["option"], value: string | number): string {
+  if (typeof value === "string" || option === "meta_ttl_ms") return String(value);
+  return option === "cache_l2_max" ? formatSize(value) : `${value / 1_000}`;
+}
+
 /** clampChoice, with a line in the log for each option that was cut down. */
 export function applyPolicy({ policy, origin }: OpenedPolicy, choice: CacheChoice, log: PolicyLogger): CacheSettings {
   const { settings, clamps } = clampChoice(policy, choice);
   log.info({ policy, origin }, "cache policy");
-  for (const clamp of clamps)
-    log.warn({ ...clamp }, `the cache policy does not allow ${clamp.option}=${clamp.asked}: taken ${clamp.taken}`);
+  for (const clamp of clamps) {
+    const { option, asked, taken } = clamp;
+    log.warn({ ...clamp }, `the cache policy does not allow ${option}=${written(option, asked)}: taken ${written(option, taken)}`);
+  }
   return settings;
 }
 
