@@ -104,20 +104,22 @@ export class ImageWriter implements Disposable {
   }
 }
 
-/** The CRC of each block of `crcs` from the first on that the image still has. Reads through `buffer`. @throws the system's error */
-export async function verifiedBlocks(path: string, bytes: number, crcs: Uint32Array, buffer: Uint8Array): Promise<number> {
+/**
+ * How many blocks from the first on are as the table says.
+ * @param cells memory to read into, BLOCK_BYTES each @throws the system's error
+ */
+export async function verifiedBlocks(path: string, bytes: number, crcs: Uint32Array, cells: readonly Uint8Array[]): Promise<number> {
   const { fd } = openDirect(path, constants.O_RDONLY | constants.O_NOFOLLOW);
   try {
     if (fstatSync(fd).size !== bytes) return 0;
-    const blocksAtOnce = Math.floor(buffer.length / BLOCK_BYTES);
-    for (let block = 0; block < crcs.length; block += blocksAtOnce) {
-      const count = Math.min(blocksAtOnce, crcs.length - block);
-      const wanted = Math.min(bytes, (block + count) * BLOCK_BYTES) - block * BLOCK_BYTES;
-      const got = await readvOnce(fd, [buffer.subarray(0, count * BLOCK_BYTES)], block * BLOCK_BYTES);
+    for (let block = 0; block < crcs.length; block += cells.length) {
+      const views = cells.slice(0, crcs.length - block);
+      const wanted = Math.min(bytes, (block + views.length) * BLOCK_BYTES) - block * BLOCK_BYTES;
+      const got = await readvOnce(fd, views, block * BLOCK_BYTES);
       if (got < wanted) return block;
-      for (let i = 0; i < count; i++) {
-        const view = buffer.subarray(i * BLOCK_BYTES, Math.min((i + 1) * BLOCK_BYTES, wanted));
-        if (Bun.hash.crc32(view) !== crcs[block + i]) return block + i;
+      for (const [i, view] of views.entries()) {
+        const used = wanted - i * BLOCK_BYTES;
+        if (Bun.hash.crc32(used < BLOCK_BYTES ? view.subarray(0, used) : view) !== crcs[block + i]) return block + i;
       }
     }
     return crcs.length;

@@ -6,8 +6,10 @@
  * It must survive the end of the process at any moment (WAL), not of the machine: a pool does not outlive that (synchronous = OFF).
  */
 import { Database, type Statement } from "bun:sqlite";
+import type { InodeAttributes } from "../../fs/inode-record.ts";
 import type { Counters, InodeBundle, ListEntry, StoredRecord } from "../../protocol/messages.ts";
 import { dentryKey, dentryPrefix, inodeKey, inodePrefix, NAME_HASH_BYTES, prefixEnd, regionKey } from "../../protocol/record-keys.ts";
+import type { Canonical } from "./canonical.ts";
 
 const MANIFEST_VERSION = 1;
 /** SQLite's own memory for one manifest; the rest is left to the kernel's cache. */
@@ -44,7 +46,10 @@ export interface InodeRow {
   state: number;
   /** `version` when the image was made; greater ones with the same content go on using it. */
   imageVersion: number;
+  /** Of the content: stands still while only attributes change. */
   generation: number;
+  /** CRC32 of the image's table of sums; 0 while there is none. */
+  tableSum: number;
 }
 
 interface RecordRow {
@@ -60,7 +65,7 @@ CREATE TABLE IF NOT EXISTS record (key BLOB NOT NULL UNIQUE, version INTEGER NOT
 CREATE TABLE IF NOT EXISTS folder (ino INTEGER PRIMARY KEY, links INTEGER NOT NULL, entries INTEGER NOT NULL, mtimeSec INTEGER NOT NULL,
   mtimeNsec INTEGER NOT NULL, bumps INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS inode (ino INTEGER PRIMARY KEY, version INTEGER NOT NULL, bytes INTEGER NOT NULL, kind INTEGER NOT NULL,
-  state INTEGER NOT NULL, imageVersion INTEGER NOT NULL, generation REAL NOT NULL);
+  state INTEGER NOT NULL, imageVersion INTEGER NOT NULL, generation REAL NOT NULL, tableSum INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS above (key BLOB PRIMARY KEY, version INTEGER NOT NULL, link INTEGER NOT NULL, value BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS above_folder (ino INTEGER PRIMARY KEY, links INTEGER NOT NULL, entries INTEGER NOT NULL,
   mtimeSec INTEGER NOT NULL, mtimeNsec INTEGER NOT NULL, bumps INTEGER NOT NULL);
@@ -95,7 +100,7 @@ export class Manifest {
   readonly #putRecord: Statement<unknown, [Uint8Array, number, number, Uint8Array]>;
   readonly #deleteRange: Statement<unknown, [Uint8Array, Uint8Array]>;
   readonly #putCounters: Statement<unknown, [number, number, number, number, number, number]>;
-  readonly #putInode: Statement<unknown, [number, number, number, number, number, number, number]>;
+  readonly #putInode: Statement<unknown, [number, number, number, number, number, number, number, number]>;
   readonly #setState: Statement<unknown, [number, number]>;
   readonly #inode: Statement<InodeRow, [number]>;
   #closed = false;
@@ -136,7 +141,7 @@ export class Manifest {
       this.#putRecord = db.prepare("INSERT OR REPLACE INTO record (key, version, link, value) VALUES (?, ?, ?, ?)");
       this.#deleteRange = db.prepare("DELETE FROM record WHERE key >= ? AND key < ?");
       this.#putCounters = db.prepare("INSERT OR REPLACE INTO folder VALUES (?, ?, ?, ?, ?, ?)");
-      this.#putInode = db.prepare("INSERT OR REPLACE INTO inode VALUES (?, ?, ?, ?, ?, ?, ?)");
+      this.#putInode = db.prepare("INSERT OR REPLACE INTO inode VALUES (?, ?, ?, ?, ?, ?, ?, ?)");
       this.#setState = db.prepare("UPDATE inode SET state = ? WHERE ino = ?");
       this.#inode = db.prepare("SELECT * FROM inode WHERE ino = ?");
     } catch (error) {
@@ -219,6 +224,24 @@ export class Manifest {
     };
   }
 
+  /** All records under a prefix, in order. */
+  *all(prefix: Uint8Array): Generator<{ key: Uint8Array; record: StoredRecord }> {
+    const to = prefixEnd(prefix) ?? prefix;
+    for (let from = prefix, more = true; more; ) {
+      const page = this.range(from, to, RANGE_STEP, Number.POSITIVE_INFINITY);
+      yield* page.records;
+      from = Buffer.concat([page.records.at(-1)?.key ?? prefix, new Uint8Array(1)]);
+      ({ more } = page);
+    }
+  }
+
+  /** The attributes of an inode that it has. */
+  attributes(canonical: Pick<Canonical, "attributes">, ino: number): InodeAttributes {
+    const record = this.record(inodeKey(ino));
+    if (record === null) throw new Error(`${this.file}: no inode ${ino}`);
+    return canonical.attributes(ino, record);
+  }
+
   inode(ino: number): InodeRow | null {
     return this.#inode.get(ino);
   }
@@ -227,8 +250,9 @@ export class Manifest {
     yield* this.#db.query<InodeRow, []>("SELECT * FROM inode ORDER BY ino").iterate();
   }
 
-  inodesOf(kind: number, state: number): InodeRow[] {
-    return this.#db.query<InodeRow, [number, number]>("SELECT * FROM inode WHERE kind = ? AND state = ? ORDER BY rowid").all(kind, state);
+  /** Files whose data is not there. */
+  pending(): InodeRow[] {
+    return this.#db.query<InodeRow, [number]>("SELECT * FROM inode WHERE state = ? ORDER BY ino").all(StageState.pending);
   }
 
   // ---- the folders above ----
@@ -263,8 +287,13 @@ export class Manifest {
     this.#putCounters.run(ino, links, entries, mtimeSec, mtimeNsec, bumps);
   }
 
-  putInode({ ino, version, bytes, kind, state, imageVersion, generation }: InodeRow): void {
-    this.#putInode.run(ino, version, bytes, kind, state, imageVersion, generation);
+  putInode({ ino, version, bytes, kind, state, imageVersion, generation, tableSum }: InodeRow): void {
+    this.#putInode.run(ino, version, bytes, kind, state, imageVersion, generation, tableSum);
+  }
+
+  /** The image of an inode has this table. */
+  setTableSum(ino: number, sum: number): void {
+    this.#db.query("UPDATE inode SET tableSum = ? WHERE ino = ?").run(sum, ino);
   }
 
   setState(ino: number, state: number): void {

@@ -1,11 +1,30 @@
 /**
- * What others see of staging. One for a mount or a staging daemon that has a pool: the datasets in the pool, the snapshot in front of the
- * node (snapshot-calls.ts), and the stager.
+ * Staging, as a mount or a staging daemon that has a pool sees it: the datasets in the pool, the snapshot in front of the node
+ * (snapshot-calls.ts), the images, and the runs that stage.
  */
-
-import type { StagedImages } from "../backing-file.ts";
-import type { StageProgress, StagingControl } from "../control/control.ts";
+import type { ChunkRef } from "../../crypto/chunk-seal.ts";
+import type { KeyRing } from "../../crypto/key-ring.ts";
+import type { NodeCalls } from "../../fs/node-calls.ts";
+import type { BackingFile, StagedImages } from "../backing-file.ts";
+import type { BlockArena } from "../block-arena.ts";
+import { ControlError, type StageProgress, type StagingControl } from "../control/control.ts";
 import type { StagedDataset } from "../control/stats.ts";
+import type { Pool } from "../pool.ts";
+import { adoptDatasets } from "./adopt.ts";
+import { Canonical } from "./canonical.ts";
+import { datasetId, datasetName, ManifestFiles, type Namespaces, shownPath } from "./datasets.ts";
+import type { StagingDisk } from "./disk-side.ts";
+import { layoutIn } from "./fetch.ts";
+import { Images } from "./images.ts";
+import { StagingError } from "./limits.ts";
+import { DataKind, type DatasetName, type InodeRow, Manifest, StageState } from "./manifest.ts";
+import { ManifestRoom, manifestBytes } from "./manifest-room.ts";
+import { hasImage } from "./snapshot.ts";
+import { SnapshotCalls } from "./snapshot-calls.ts";
+import { StageRun } from "./stage-run.ts";
+
+/** release() waits so long until what was released is off the disk; what a program still reads through the kernel takes longer. */
+const RELEASE_PATIENCE_MS = 60_000;
 
 export interface StageOptions {
   readonly signal?: AbortSignal;
@@ -22,4 +41,350 @@ export interface Staging extends StagingControl, StagedImages {
   release(path: string): Promise<number>;
   releaseAll(): Promise<number>;
   datasets(): readonly StagedDataset[];
+}
+
+export interface StagingHooks {
+  /** What the next answers say of these inodes is another state than before: nothing about them may be trusted. */
+  readonly onChange: (namespace: string, inos: readonly number[]) => void;
+  /** The newest state of an inode that this client has seen, if it knows it. */
+  readonly newestKnown?: (namespace: string, ino: number) => { version: number; bumps: number } | null;
+  /** Writes out what this client has buffered. */
+  readonly beforeStage?: () => Promise<void>;
+}
+
+export interface StagingOptions {
+  readonly pool: Pool;
+  readonly disk: StagingDisk;
+  readonly node: NodeCalls;
+  readonly keys: KeyRing;
+  readonly arena: BlockArena;
+  /** Fetches, opens and verifies blocks, from the node. */
+  readonly get: (ref: ChunkRef, first: number, cells: readonly number[]) => Promise<void>;
+  readonly namespaces: Namespaces;
+  readonly hooks: StagingHooks;
+  readonly log: { info(fields: object, message: string): void; warn(fields: object, message: string): void };
+}
+
+/** A dataset that is in the pool, whole or in part. */
+export interface Dataset {
+  readonly id: string;
+  readonly name: DatasetName;
+  /** What is served; null: it was never complete. */
+  manifest: Manifest | null;
+  /** Bytes that its parts were found damaged or missing: they come from the node. */
+  isDamaged: boolean;
+  totals: { files: number; bytes: number };
+}
+
+export class StagingArea implements Staging {
+  /** What the filesystem asks instead of the node. */
+  readonly calls: SnapshotCalls;
+  readonly images: Images;
+  readonly options: StagingOptions;
+  readonly files: ManifestFiles;
+  readonly #datasets = new Map<string, Dataset>();
+  /** Chunks that are pinned for files without an image: by which datasets. */
+  readonly #chunkUsers = new Map<string, { ref: ChunkRef; users: Set<string> }>();
+  readonly #running = new Map<string, StageRun | null>();
+  #turn: Promise<unknown> = Promise.resolve();
+  #closing = new AbortController();
+
+  private constructor(options: StagingOptions) {
+    const { pool, disk, arena, node, hooks } = options;
+    this.options = options;
+    this.calls = new SnapshotCalls(node, { onChange: hooks.onChange });
+    this.images = new Images({ path: pool.filesPath, space: pool.space, disk, arena });
+    this.files = new ManifestFiles(pool.stagingPath);
+  }
+
+  /** Takes up what is staged in the pool already. */
+  static async open(options: StagingOptions): Promise<StagingArea> {
+    const area = new StagingArea(options);
+    await adoptDatasets(area);
+    return area;
+  }
+
+  canonical(namespace: string): Canonical {
+    return new Canonical(this.options.node, this.options.keys.namespace(namespace));
+  }
+
+  // ---- staging ----
+
+  async stage(path: string, { signal, timeoutMs, onProgress }: StageOptions = {}): Promise<void> {
+    const name = datasetName(this.options.namespaces, path);
+    const id = datasetId(name);
+    if (this.#running.has(id)) throw new StagingError("busy", `${name.path}: is being staged or released already`);
+    this.#running.set(id, null);
+    const signals = [this.#closing.signal];
+    if (signal !== undefined) signals.push(signal);
+    const timeout = timeoutMs === undefined ? null : AbortSignal.timeout(timeoutMs);
+    if (timeout !== null) signals.push(timeout);
+    const ended = AbortSignal.any(signals);
+    try {
+      await this.#inTurn(ended, () => this.#stage(id, name, ended, onProgress ?? (() => {})));
+    } catch (error) {
+      if (error instanceof StagingError) throw error;
+      if (timeout?.aborted === true)
+        throw new StagingError(
+          "timeout",
+          `${name.path}: not staged within ${(timeoutMs ?? 0) / 1_000} s; what is there stays for the next try`,
+        );
+      if (ended.aborted) throw new StagingError("cancelled", `${name.path}: staging was cancelled; what is there stays for the next try`);
+      throw new StagingError("failed", `${name.path}: ${error instanceof Error ? error.message : String(error)}`, { cause: error });
+    } finally {
+      this.#running.delete(id);
+    }
+  }
+
+  /** One after the other. */
+  async #inTurn<T>(signal: AbortSignal | null, work: () => Promise<T>): Promise<T> {
+    const before = this.#turn;
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.#turn = before.then(() => promise);
+    try {
+      const aborted = new Promise<never>((_, reject) => signal?.addEventListener("abort", () => reject(signal.reason), { once: true }));
+      aborted.catch(() => undefined);
+      await Promise.race([before, aborted]);
+      signal?.throwIfAborted();
+      return await work();
+    } finally {
+      resolve();
+    }
+  }
+
+  async #stage(id: string, name: DatasetName, signal: AbortSignal, onProgress: (progress: StageProgress) => void): Promise<void> {
+    const { pool, disk, hooks, log } = this.options;
+    const canonical = this.canonical(name.namespace);
+    const dataset = this.#datasets.get(id) ?? { id, name, manifest: null, isDamaged: false, totals: { files: 0, bytes: 0 } };
+    this.#datasets.set(id, dataset);
+    const manifest = new Manifest(this.files.nextPathOf(id), name);
+    const room = new ManifestRoom(manifest.file, pool.space, (bytes) => disk.makeRoom(bytes));
+    const touched = new Set<number>();
+    const unwatch = this.calls.watchCommits((ns, inos) => {
+      if (ns === name.namespace) for (const ino of inos) touched.add(ino);
+    });
+    let isComplete = false;
+    try {
+      await hooks.beforeStage?.();
+      const run = new StageRun({
+        ...this.options,
+        space: pool.space,
+        images: this.images,
+        dataset: id,
+        canonical,
+        manifest,
+        previous: dataset.manifest,
+        room,
+        isThere: (row) => this.#isThere(name.namespace, row),
+        signal,
+        onProgress,
+      });
+      this.#running.set(id, run);
+      await run.run();
+      this.#leaveNewer(manifest, touched);
+      manifest.complete(new Date().toISOString());
+      isComplete = true;
+    } finally {
+      unwatch();
+      const { progress } = this.#running.get(id) ?? {};
+      if (progress !== undefined && dataset.manifest === null) dataset.totals = { files: progress.files, bytes: progress.bytes };
+      manifest.checkpoint();
+      manifest.close();
+      room.settle();
+    }
+    if (!isComplete) return;
+    await this.#activate(dataset);
+    log.info({ path: name.path, files: dataset.totals.files, bytes: dataset.totals.bytes }, "staged");
+  }
+
+  #isThere(namespace: string, row: InodeRow): boolean {
+    if (row.kind === DataKind.image) return this.images.find(namespace, row) !== undefined;
+    return row.state === StageState.staged && row.kind !== DataKind.chunks;
+  }
+
+  /** What this client has changed or seen changed since the walk: there the node is asked. */
+  #leaveNewer(manifest: Manifest, touched: ReadonlySet<number>): void {
+    const { newestKnown } = this.options.hooks;
+    const { namespace } = manifest.name;
+    const left: number[] = [];
+    for (const { ino, version } of manifest.inodes()) {
+      const known = newestKnown?.(namespace, ino) ?? null;
+      const isOlder = known !== null && (known.version > version || known.bumps > (manifest.counters(ino)?.bumps ?? 0));
+      if (isOlder || touched.has(ino)) left.push(ino);
+    }
+    manifest.transaction(() => {
+      for (const ino of left) manifest.setState(ino, StageState.left);
+    });
+  }
+
+  /** The finished manifest takes the place of the one before. */
+  async #activate(dataset: Dataset): Promise<void> {
+    const { pool } = this.options;
+    const { id, name } = dataset;
+    const before = dataset.manifest;
+    const snapshot = this.calls.snapshot(name.namespace);
+    const stale = before === null ? [] : this.#rowsWithData(before);
+    const beforeBytes = before === null ? 0 : manifestBytes(before.file);
+    const changed = new Set(before === null ? [] : snapshot.remove(before));
+    before?.close();
+    await this.files.putNext(id);
+    pool.space.release(beforeBytes);
+    const manifest = new Manifest(this.files.pathOf(id));
+    this.take(dataset, manifest);
+    for (const ino of snapshot.add(manifest)) changed.add(ino);
+    this.calls.changed(name.namespace, [...changed]);
+    for (const row of stale) {
+      const now = manifest.inode(row.ino);
+      if (row.kind === DataKind.image && now?.imageVersion === row.imageVersion && now.kind === DataKind.image) continue;
+      const image = row.kind === DataKind.image ? this.images.find(name.namespace, row) : undefined;
+      if (image !== undefined) this.images.drop(image, id);
+    }
+    await this.#dropChunks(id, this.#chunksOf(manifest));
+    await this.images.discardOthers(this.#unfinishedImages());
+  }
+
+  /** A manifest is what a dataset is served from. */
+  take(dataset: Dataset, manifest: Manifest): void {
+    dataset.manifest = manifest;
+    dataset.totals = manifest.totals;
+    dataset.isDamaged = false;
+    this.#datasets.set(dataset.id, dataset);
+    for (const [key, ref] of this.#chunksOf(manifest)) this.useChunk(dataset.id, key, ref);
+  }
+
+  useChunk(dataset: string, key: string, ref: ChunkRef): void {
+    const known = this.#chunkUsers.get(key);
+    if (known !== undefined) known.users.add(dataset);
+    else this.#chunkUsers.set(key, { ref, users: new Set([dataset]) });
+  }
+
+  #rowsWithData(manifest: Manifest): InodeRow[] {
+    return [...manifest.inodes()].filter(({ kind }) => kind === DataKind.image || kind === DataKind.chunks);
+  }
+
+  #chunksOf(manifest: Manifest): Map<string, ChunkRef> {
+    const canonical = this.canonical(manifest.name.namespace);
+    const chunks = new Map<string, ChunkRef>();
+    for (const { ino, kind } of manifest.inodes()) {
+      if (kind === DataKind.chunks) for (const { key, ref } of layoutIn(manifest, canonical, ino).chunks) chunks.set(key, ref);
+    }
+    return chunks;
+  }
+
+  /** Lets go of the pinned chunks of a dataset that are not in `wanted`. */
+  async #dropChunks(dataset: string, wanted: ReadonlyMap<string, ChunkRef>): Promise<void> {
+    for (const [key, { ref, users }] of [...this.#chunkUsers]) {
+      if (wanted.has(key) || !users.delete(dataset) || users.size > 0) continue;
+      this.#chunkUsers.delete(key);
+      await this.options.disk.unpinChunk(ref);
+    }
+  }
+
+  /** Where interrupted runs have begun to write images. */
+  #unfinishedImages(): Set<string> {
+    const paths = new Set<string>();
+    for (const { id, name } of this.#datasets.values()) {
+      if (!this.files.hasNext(id)) continue;
+      const manifest = new Manifest(this.files.nextPathOf(id));
+      for (const row of this.#rowsWithData(manifest)) paths.add(this.images.pathOf(name.namespace, row.ino, row.imageVersion));
+      manifest.close();
+    }
+    return paths;
+  }
+
+  // ---- release ----
+
+  release(path: string): Promise<number> {
+    const id = datasetId(datasetName(this.options.namespaces, path));
+    if (!this.#datasets.has(id)) throw new ControlError("not_found", `${path}: is not staged`);
+    if (this.#running.has(id)) throw new ControlError("conflict", `${path}: is being staged or released`);
+    this.#running.set(id, null);
+    return this.#inTurn(null, () => this.#release(id)).finally(() => this.#running.delete(id));
+  }
+
+  async releaseAll(): Promise<number> {
+    let bytes = 0;
+    for (const { name } of [...this.#datasets.values()]) bytes += await this.release(shownPath(this.options.namespaces, name));
+    return bytes;
+  }
+
+  async #release(id: string): Promise<number> {
+    const { pool, log } = this.options;
+    const dataset = this.#datasets.get(id);
+    if (dataset === undefined) return 0;
+    const { name, manifest } = dataset;
+    this.#datasets.delete(id);
+    if (manifest !== null) this.calls.changed(name.namespace, this.calls.snapshot(name.namespace).remove(manifest));
+    manifest?.close();
+    let bytes = 0;
+    for (const image of [...this.images.all]) bytes += this.images.drop(image, id);
+    const usedBefore = pool.space.usedBytes;
+    await this.#dropChunks(id, new Map());
+    bytes += Math.max(0, usedBefore - pool.space.usedBytes);
+    const records = manifestBytes(this.files.pathOf(id)) + manifestBytes(this.files.nextPathOf(id));
+    await this.files.destroy(id);
+    pool.space.release(records);
+    await this.images.discardOthers(this.#unfinishedImages());
+    await this.images.settled(RELEASE_PATIENCE_MS);
+    log.info({ path: name.path, bytes: bytes + records }, "released");
+    return bytes + records;
+  }
+
+  // ---- what there is ----
+
+  datasets(): readonly StagedDataset[] {
+    return [...this.#datasets.values()].map(({ id, name, manifest, isDamaged, totals }) => {
+      const progress = this.#running.get(id)?.progress;
+      const { files, bytes } = progress !== undefined && manifest === null ? progress : totals;
+      const state = progress !== undefined ? "staging" : manifest !== null && !isDamaged ? "complete" : "incomplete";
+      return { path: shownPath(this.options.namespaces, name), state, files, bytes, stagedAt: manifest?.stagedAt ?? null };
+    });
+  }
+
+  /** By id; for adoption. */
+  get known(): ReadonlyMap<string, Dataset> {
+    return this.#datasets;
+  }
+
+  addUnfinished(dataset: Dataset): void {
+    this.#datasets.set(dataset.id, dataset);
+  }
+
+  imageOf(namespace: string, ino: number, version: number): BackingFile | null {
+    const staged = this.calls.snapshot(namespace).find(ino);
+    if (!hasImage(staged, version)) return null;
+    const image = this.images.find(namespace, { ino, imageVersion: staged.imageVersion });
+    return image?.verified === true ? image.file : null;
+  }
+
+  /**
+   * An inode's staged content can't be had any more (its copy is damaged, and the node does not have that version now): from now on it is
+   * as the node has it.
+   */
+  giveUp(namespace: string, ino: number): void {
+    this.calls.changed(namespace, this.calls.snapshot(namespace).leave([ino]));
+  }
+
+  /** Everything was wiped, or will be: the snapshot ends. */
+  forgetAll(): void {
+    for (const { name, manifest } of this.#datasets.values()) {
+      if (manifest === null) continue;
+      this.calls.changed(name.namespace, this.calls.snapshot(name.namespace).remove(manifest));
+      manifest.close();
+    }
+    this.#datasets.clear();
+    this.#chunkUsers.clear();
+    this.images.forgetAll();
+  }
+
+  /** Ends what runs, and the use of the pool; the datasets stay in it. */
+  async close(): Promise<void> {
+    this.#closing.abort(new Error("the mount ends"));
+    await this.#turn.catch(() => undefined);
+    for (const { manifest } of this.#datasets.values()) {
+      if (manifest === null) continue;
+      manifest.checkpoint();
+      manifest.close();
+    }
+  }
 }

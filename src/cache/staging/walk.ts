@@ -2,25 +2,14 @@
  * The first half of staging: reads the folders of a dataset and puts what the node has into a manifest: entries, attributes, extents, and
  * with them small files' data. Per file it is of one moment; the folder as a whole may change while it is read.
  */
-import type { StoredMap } from "../../fs/composition.ts";
 import { FileType, type InodeAttributes } from "../../fs/inode-record.ts";
 import { REGION_BYTES } from "../../fs/offsets.ts";
 import type { Counters, InodeBundle, ListEntry, StoredRecord } from "../../protocol/messages.ts";
-import {
-  dentryKey,
-  dentryPrefix,
-  inodeKey,
-  inodePrefix,
-  isRegionKey,
-  NAME_HASH_BYTES,
-  prefixEnd,
-  regionKey,
-  regionOfKey,
-} from "../../protocol/record-keys.ts";
+import { dentryKey, dentryPrefix, inodeKey, inodePrefix, NAME_HASH_BYTES, prefixEnd, regionKey } from "../../protocol/record-keys.ts";
 import type { Canonical, WholeInode } from "./canonical.ts";
-import { layoutOf } from "./layout.ts";
 import { STAGE_DEPTH_MAX, STAGE_FILES_MAX, StagingError } from "./limits.ts";
 import { DataKind, type InodeRow, type Manifest, StageState } from "./manifest.ts";
+import { putWhole } from "./put-whole.ts";
 
 /** Folders read at a time, and files whose records are fetched one by one: they hide the round trip. */
 const FOLDERS_AT_ONCE = 8;
@@ -49,7 +38,9 @@ export interface WalkOptions {
   /** Whether the data of a row is in the pool, whole. */
   readonly isThere: (row: InodeRow) => boolean;
   readonly signal: AbortSignal;
-  /** Called after each page. May throw, to end the walk. */
+  /** Resolves when there is room for a page in the manifest. */
+  readonly beforePage: () => Promise<void>;
+  /** Called after each page. */
   readonly onFound: (found: Readonly<Found>) => void;
 }
 
@@ -72,7 +63,7 @@ export class Walk {
     this.#options = options;
   }
 
-  /** Reads the whole dataset. @throws StagingError too_many_files, too_deep; what onFound throws */
+  /** Reads the whole dataset. @throws StagingError too_many_files, too_deep, not_found; what beforePage throws */
   async run(): Promise<void> {
     const { manifest } = this.#options;
     await this.#findRoot();
@@ -157,6 +148,7 @@ export class Walk {
       let last: Counters | null = null;
       for (let after: Uint8Array = new Uint8Array(), more = true; more; ) {
         const page = await this.#options.canonical.list(folder.ino, after, PAGE_ENTRIES, this.#wantedRegion0());
+        await this.#options.beforePage();
         this.#takePage(folder, page.entries);
         this.#options.onFound(this.found);
         this.#options.signal.throwIfAborted();
@@ -221,7 +213,17 @@ export class Walk {
     if (isFolder(attributes) && !attributes.hasXattrs) {
       manifest.putRecord(inodeKey(ino), attr);
       if (inode.counters !== null) manifest.putCounters(ino, inode.counters);
-      this.#putRow({ ino, version: attr.version, bytes: 0, kind: DataKind.none, generation: attributes.generation }, false);
+      const { generation } = attributes;
+      manifest.putInode({
+        ino,
+        version: attr.version,
+        bytes: 0,
+        kind: DataKind.none,
+        state: StageState.staged,
+        imageVersion: attr.version,
+        generation,
+        tableSum: 0,
+      });
       return;
     }
     if (inode.counters !== null) manifest.putCounters(ino, inode.counters);
@@ -232,7 +234,6 @@ export class Walk {
       this.#files.push(ino);
       return;
     }
-    manifest.deletePrefix(inodePrefix(ino));
     const records = [{ key: inodeKey(ino), record: attr }];
     if (inode.region0 !== null) records.push({ key: regionKey(ino, 0), record: inode.region0 });
     this.#takeWhole(ino, { attr, attributes, records });
@@ -271,36 +272,19 @@ export class Walk {
   async #readFile(ino: number): Promise<void> {
     const { canonical, manifest } = this.#options;
     const whole = await canonical.whole(ino);
+    await this.#options.beforePage();
     manifest.transaction(() => {
-      manifest.deletePrefix(inodePrefix(ino));
-      // Deleted since: its name stays, as one that leads nowhere; the next staging takes it out.
+      // Deleted since: its name leads nowhere.
       if (whole === null) this.#seen.delete(ino);
       else this.#takeWhole(ino, whole);
     });
   }
 
-  #takeWhole(ino: number, { attr, attributes, records }: WholeInode): void {
-    const { canonical, manifest } = this.#options;
-    const regions: { region: number; map: StoredMap }[] = [];
-    for (const { key, record } of records) {
-      manifest.putRecord(key, record);
-      if (isRegionKey(key)) regions.push({ region: regionOfKey(key), map: canonical.region(ino, regionOfKey(key), record) });
-      else canonical.verify(key, record);
-    }
-    const { kind, dataBytes } = layoutOf(attributes.size, regions);
-    this.#putRow({ ino, version: attr.version, bytes: dataBytes, kind, generation: attributes.generation }, !isFolder(attributes));
-  }
-
-  #putRow(row: Pick<InodeRow, "ino" | "version" | "bytes" | "kind" | "generation">, counts: boolean): void {
-    const { manifest, previous, isThere } = this.#options;
-    const before = manifest.inode(row.ino) ?? previous?.inode(row.ino) ?? null;
-    const needsData = row.kind === DataKind.image || row.kind === DataKind.chunks;
-    // Only its attributes have changed: the image is still right.
-    const sameData = before !== null && before.generation === row.generation && before.kind === row.kind && needsData && isThere(before);
-    const imageVersion = sameData ? before.imageVersion : row.version;
-    const there = !needsData || (sameData && before.kind === DataKind.image);
-    manifest.putInode({ ...row, imageVersion, state: there ? StageState.staged : StageState.pending });
-    if (counts) this.#count(row.bytes, there);
+  #takeWhole(ino: number, whole: WholeInode): void {
+    const { canonical, manifest, previous, isThere } = this.#options;
+    const before = manifest.inode(ino) ?? previous?.inode(ino) ?? null;
+    const row = putWhole(manifest, canonical, ino, whole, before !== null && isThere(before) ? before : null);
+    if (!isFolder(whole.attributes)) this.#count(row.bytes, row.state === StageState.staged);
   }
 
   #count(bytes: number, there: boolean): void {
