@@ -6,7 +6,7 @@ import fc from "fast-check";
 import { NodeError, TransportError } from "../protocol/errors.ts";
 import { CACHE_MODES, DEFAULT_POLICY, type EffectivePolicy, STRICTEST_POLICY } from "../protocol/policy.ts";
 import { anyPolicy } from "../protocol/test-policy.ts";
-import { applyPolicy, type CacheChoice, clampChoice, openPolicy, type PolicyNode, storePolicy } from "./policy.ts";
+import { applyPolicy, type CacheChoice, clampChoice, openPolicy, type PolicyNode, rememberPolicy } from "./policy.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "kiseki-policy-"));
 const path = join(folder, "policy.json");
@@ -105,7 +105,7 @@ const FALLBACK = { policy: { ...DEFAULT_POLICY, max_cache_bytes: 10 * 2 ** 30 },
 test("what a pool remembers is read back; anything else is no policy", async () => {
   await fc.assert(
     fc.asyncProperty(anyPolicy, async (policy) => {
-      storePolicy(folder, policy);
+      rememberPolicy(folder, { policy, origin: "node" }, log);
       expect(await openPolicy(clientThat(late), SUBJECT, folder, log)).toEqual({ policy, origin: "pool" });
     }),
     { numRuns: 20 },
@@ -119,9 +119,20 @@ test("what a pool remembers is read back; anything else is no policy", async () 
   expect(await openPolicy(clientThat(late), SUBJECT, folder, log)).toEqual(FALLBACK);
 });
 
+test("a pool remembers what the node said last, not what was in force for want of it; a pool that takes nothing is logged", async () => {
+  const said = { ...DEFAULT_POLICY, max_cache_bytes: 7 };
+  rememberPolicy(folder, { policy: said, origin: "node" }, log);
+  rememberPolicy(folder, FALLBACK, log);
+  rememberPolicy(folder, { policy: STRICTEST_POLICY, origin: "pool" }, log);
+  expect(await openPolicy(clientThat(late), SUBJECT, folder, log)).toEqual({ policy: said, origin: "pool" });
+  lines.length = 0;
+  rememberPolicy(join(folder, "gone"), { policy: said, origin: "node" }, log);
+  expect(lines).toEqual(["the pool can't remember the cache policy"]);
+});
+
 test("the node's word counts before the pool's", async () => {
   asked.length = 0;
-  storePolicy(folder, { ...DEFAULT_POLICY, max_cache_bytes: 7 });
+  rememberPolicy(folder, { policy: { ...DEFAULT_POLICY, max_cache_bytes: 7 }, origin: "node" }, log);
   expect(await openPolicy(clientThat(STRICTEST_POLICY), SUBJECT, folder, log)).toEqual({ policy: STRICTEST_POLICY, origin: "node" });
   await openPolicy(clientThat(DEFAULT_POLICY), { namespaces: "all", workload: "w" }, null, log);
   expect(asked).toEqual([
@@ -136,7 +147,7 @@ test("no answer and no pool: organic, 10 GB, 5 s", async () => {
 });
 
 test("without a connection the pool's word counts at once", async () => {
-  storePolicy(folder, { ...DEFAULT_POLICY, max_cache_bytes: 7 });
+  rememberPolicy(folder, { policy: { ...DEFAULT_POLICY, max_cache_bytes: 7 }, origin: "node" }, log);
   asked.length = 0;
   expect(await openPolicy(clientThat(DEFAULT_POLICY, false), SUBJECT, folder, log)).toMatchObject({ origin: "pool" });
   expect(asked).toEqual([]);

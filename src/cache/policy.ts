@@ -164,8 +164,18 @@ const storedSchema = z.strictObject({
   mode: z.enum(CACHE_MODES),
 }) satisfies z.ZodType<EffectivePolicy>;
 
-/** Makes a pool remember the policy: whole or not at all. @throws a system error (ENOSPC, EROFS, ...) */
-export function storePolicy(poolPath: string, policy: EffectivePolicy): void {
+/** Makes a pool remember what the node has told, for a session that starts without one. What can't be written is logged. */
+export function rememberPolicy(poolPath: string, { policy, origin }: OpenedPolicy, log: PolicyLogger): void {
+  if (origin !== "node") return;
+  try {
+    storePolicy(poolPath, policy);
+  } catch (error) {
+    log.warn({ err: error }, "the pool can't remember the cache policy");
+  }
+}
+
+/** Whole or not at all. @throws a system error (ENOSPC, EROFS, ...) */
+function storePolicy(poolPath: string, policy: EffectivePolicy): void {
   const path = join(poolPath, POLICY_FILE);
   const aside = `${path}.new`;
   const fd = openSync(aside, "w", 0o600);

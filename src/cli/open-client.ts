@@ -6,7 +6,7 @@ import { randomBytes } from "node:crypto";
 import { BlockArena } from "../cache/block-arena.ts";
 import { ChunkIndex } from "../cache/chunk-index.ts";
 import { DiskCache } from "../cache/disk-cache.ts";
-import { applyPolicy, type CacheSettings, openPolicy } from "../cache/policy.ts";
+import { applyPolicy, type CacheSettings, openPolicy, rememberPolicy } from "../cache/policy.ts";
 import type { Pool } from "../cache/pool.ts";
 import { formatAddress } from "../config/address.ts";
 import type { ClientConfig } from "../config/mount-config.ts";
@@ -20,7 +20,7 @@ import { NodeClient } from "../transport/node-client.ts";
 import type { NodeClientOptions } from "../transport/node-client-options.ts";
 import { VERSION } from "../version.ts";
 import type { MountJob } from "./mount-process.ts";
-import { openPool, type PoolUser } from "./open-pool.ts";
+import { adoptedPoolPath, openPool, type PoolUser } from "./open-pool.ts";
 
 /** A request that no node has answered by then fails with EIO: long enough for a node's restart, short enough not to hang a job. */
 const REQUEST_TIMEOUT_MS = 30_000;
@@ -73,10 +73,11 @@ export async function openClient(job: ClientJob, user: PoolUser, hooks: ClientHo
   };
   try {
     await node.connect();
-    const opened = await openPolicy(node, config, null, log);
+    const opened = await openPolicy(node, config, adoptedPoolPath(job), log);
     const settings = applyPolicy(opened, config, log);
     const pool = await openPool({ ...job, policy: opened.policy, settings }, user);
     cleanups.push(async () => void (await pool?.close({ wipe: true })));
+    if (pool !== null) rememberPolicy(pool.path, opened, log);
     const keys = await openKeys(node, credentials.kek);
     cleanups.push(() => keys.wipe());
     const arena = new BlockArena(config.cacheL1MaxBytes);

@@ -24,6 +24,15 @@ export interface PoolJob {
 }
 
 /**
+ * The folder of the pool that is to be taken over; null: none is.
+ * @throws CacheFolderError: cache_dir is not this user's alone
+ */
+export function adoptedPoolPath({ config, credentials }: Pick<PoolJob, "config" | "credentials">): string | null {
+  const { cacheDir, cachePoolId: id } = config;
+  return id === null ? null : CacheFolder.open(cacheDir).poolPath(credentials.tenant, id);
+}
+
+/**
  * null: nothing is to be kept on disk, or nothing can be.
  * @throws CacheFolderError: cache_dir is not this user's alone; PoolError: the pool that was asked for can't be had
  */
