@@ -4,7 +4,7 @@ import { LatencyHistogram } from "../cache/control/latency-histogram.ts";
 import { BLOCK_BYTES } from "../protocol/limits.ts";
 import type { Client } from "./open-client.ts";
 
-export function controlledCaches({ arena, policy, pool, settings }: Client): ControlledCaches {
+export function controlledCaches({ arena, policy, pool, settings, lifecycle }: Client): ControlledCaches {
   return {
     mode: settings.cacheMode,
     pool: pool === null ? null : { id: pool.id, path: pool.path },
@@ -18,7 +18,7 @@ export function controlledCaches({ arena, policy, pool, settings }: Client): Con
       l2: () => null,
       policy: () => ({ ...policy }),
       datasets: () => [],
-      wipes: {},
+      wipes: lifecycle.wipes,
     },
     wipe: () => Promise.reject(new ControlError("conflict", "there is nothing to wipe")),
     staging: () => {

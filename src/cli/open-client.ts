@@ -6,12 +6,14 @@ import { randomBytes } from "node:crypto";
 import { BlockArena } from "../cache/block-arena.ts";
 import { ChunkIndex } from "../cache/chunk-index.ts";
 import { DiskCache } from "../cache/disk-cache.ts";
+import { Lifecycle } from "../cache/lifecycle.ts";
 import { applyPolicy, type CacheSettings, openPolicy, rememberPolicy } from "../cache/policy.ts";
 import type { Pool } from "../cache/pool.ts";
 import { formatAddress } from "../config/address.ts";
 import type { ClientConfig } from "../config/mount-config.ts";
 import { KeyRing } from "../crypto/key-ring.ts";
 import { ContentStore } from "../fs/content-store.ts";
+import { guardedTransfer } from "../fs/guarded-calls.ts";
 import { NodeError } from "../protocol/errors.ts";
 import { SESSION_ID_BYTES } from "../protocol/limits.ts";
 import type { EffectivePolicy } from "../protocol/policy.ts";
@@ -50,6 +52,8 @@ export interface Client {
   readonly disk: DiskCache | null;
   /** Of files that are made where there is none: this process. */
   readonly owner: { readonly uid: number; readonly gid: number };
+  /** When the caches must go. */
+  readonly lifecycle: Lifecycle;
   /** Ends the session. */
   close(): Promise<void>;
 }
@@ -66,7 +70,8 @@ export async function openClient(job: ClientJob, user: PoolUser, hooks: ClientHo
     requestTimeoutMs: REQUEST_TIMEOUT_MS,
     connectTimeoutMs: CONNECT_TIMEOUT_MS,
   };
-  const node = new NodeClient({ ...link, role: "meta", logger: log, ...hooks });
+  let lifecycle: Lifecycle | null = null;
+  const node = new NodeClient({ ...link, role: "meta", logger: log, ...hooks, onRevoked: () => lifecycle?.revoke() });
   const cleanups: (() => Promise<void> | void)[] = [() => node.close()];
   const close = async (): Promise<void> => {
     for (const cleanup of cleanups.splice(0).reverse()) await cleanup();
@@ -94,16 +99,28 @@ export async function openClient(job: ClientJob, user: PoolUser, hooks: ClientHo
     const disk =
       pool === null || cacheMode === "bypass" ? null : new DiskCache({ pool, index: new ChunkIndex(), mode: cacheMode, arena, log });
     if (disk !== null) cleanups.push(() => disk.close());
+    lifecycle = new Lifecycle({
+      node,
+      maxDisconnectMs: opened.policy.max_disconnect_seconds * 1_000,
+      keyHealthIntervalMs: opened.policy.key_health_interval_ms,
+      log,
+    });
+    cleanups.push(() => lifecycle?.stop());
+    lifecycle.onWipe(async (reason) => {
+      if (reason !== "revoked") return;
+      keys.wipe();
+      await transfer.close();
+    });
     const store = new ContentStore(
       arena,
-      {
+      guardedTransfer(lifecycle, {
         put: (cells, bytes) => transfer.put(cells, bytes, REQUEST_TIMEOUT_MS),
         get: (ref, first, cells) => transfer.get(ref, first, cells, REQUEST_TIMEOUT_MS),
-      },
+      }),
       { caches: cacheMode !== "bypass", disk },
     );
     const owner = { uid: process.geteuid?.() ?? 0, gid: process.getegid?.() ?? 0 };
-    return { sessionId, node, keys, policy: opened.policy, settings, arena, transfer, store, pool, disk, owner, close };
+    return { sessionId, node, keys, policy: opened.policy, settings, arena, transfer, store, pool, disk, owner, lifecycle, close };
   } catch (error) {
     await close();
     throw error;

@@ -4,6 +4,7 @@ import type { CacheSettings } from "../cache/policy.ts";
 import { FileReader } from "../fs/file-reader.ts";
 import { FileWriter } from "../fs/file-writer.ts";
 import { Filesystem } from "../fs/filesystem.ts";
+import { GuardedCalls } from "../fs/guarded-calls.ts";
 import { MountRoot } from "../fs/mount-root.ts";
 import { Namespace } from "../fs/namespace.ts";
 import { openRoot } from "../fs/open-namespace.ts";
@@ -16,6 +17,7 @@ import type { NodeClient } from "../transport/node-client.ts";
 import { controlledCaches } from "./controlled-caches.ts";
 import type { MountJob } from "./mount-process.ts";
 import { type Client, openClient } from "./open-client.ts";
+import { wipeFilesystem } from "./wipe-filesystem.ts";
 
 /** What is still dirty at the end of a mount has this long to reach a node. */
 const CLOSE_FLUSH_MS = 30_000;
@@ -54,12 +56,13 @@ export async function openFilesystem(job: MountJob): Promise<OpenedFilesystem> {
 }
 
 async function openVolumes({ config, log }: MountJob, client: Client, volumes: Map<string, Volume>): Promise<OpenedFilesystem> {
-  const { node, keys, store, owner, sessionId, settings } = client;
+  const { node, keys, store, owner, sessionId, settings, lifecycle } = client;
+  const calls = new GuardedCalls(node, lifecycle);
   let kernel: KernelCache | null = null;
   const writer = new FileWriter(store, log);
   const tools = { reader: new FileReader(store), writer, log };
   const openVolume = async (name: string, index: number): Promise<Volume> => {
-    const namespace = new Namespace(new Shard(node, keys.namespace(name)), node, {
+    const namespace = new Namespace(new Shard(calls, keys.namespace(name)), calls, {
       index,
       metaTtlMs: settings.metaTtlMs,
       inodesMax: INODES_MAX,
@@ -77,6 +80,7 @@ async function openVolumes({ config, log }: MountJob, client: Client, volumes: M
     writer.close();
     throw error;
   }
+  lifecycle.onWipe((reason) => wipeFilesystem(reason, filesystem, volumes.values(), writer, log));
   return {
     vfs: filesystem,
     settings,

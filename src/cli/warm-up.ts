@@ -8,7 +8,7 @@ import { KeyRing } from "../crypto/key-ring.ts";
 import { FolderReader } from "../fs/folder-reader.ts";
 import { FileType } from "../fs/inode-record.ts";
 import { Namespace } from "../fs/namespace.ts";
-import type { NodeCalls } from "../fs/node-calls.ts";
+import { NO_OUTAGE, type NodeCalls } from "../fs/node-calls.ts";
 import { newRoot } from "../fs/open-namespace.ts";
 import { Shard } from "../fs/shard.ts";
 import { Tree } from "../fs/tree.ts";
@@ -90,6 +90,7 @@ async function readFolder(namespace: Namespace, node: PracticeNode, buffer: Dire
 class PracticeNode implements NodeCalls {
   readonly leaseValidUntilMs = Number.POSITIVE_INFINITY;
   readonly connected = true;
+  readonly outage = NO_OUTAGE;
   readonly counters: Counters = { links: 0, entries: 0, mtimeSec: 0, mtimeNsec: 0, bumps: 0 };
   readonly #entries: ListEntry[] = [];
   #nextIno = ROOT_INO + 1;

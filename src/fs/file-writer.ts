@@ -135,6 +135,14 @@ export class FileWriter {
     this.#dirty.delete(inode);
   }
 
+  /** Gives up everything that is dirty: it is lost. Returns of how many files that was. */
+  discardAll(): number {
+    const inodes = [...this.#dirty.keys()].filter(needsWriteOut);
+    for (const inode of inodes) this.discard(inode);
+    this.#dirty.clear();
+    return inodes.length;
+  }
+
   /** Commits everything dirty; throws the first failure after having tried all. */
   async writeOutAll(): Promise<void> {
     const results = await Promise.allSettled([...this.#dirty].map(([inode, namespace]) => this.writeOut(namespace, inode, false)));

@@ -60,11 +60,18 @@ export class Filesystem implements Vfs {
   readonly #root: MountRoot | null;
   readonly #handles = new Map<HandleId, FileHandle | FolderHandle | { kind: "root" }>();
   #nextHandle = 1;
+  /** Set by refuse(). */
+  refusal: FsError | null = null;
   #statfs: { result: StatFs; atMs: number } | null = null;
 
   constructor({ volumes, root }: FilesystemOptions) {
     this.#volumes = volumes;
     this.#root = root;
+  }
+
+  /** From now on every request is answered with this error. */
+  refuse(error: FsError): void {
+    this.refusal = error;
   }
 
   // ---- finding ----

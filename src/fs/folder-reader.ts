@@ -58,7 +58,7 @@ export class FolderReader {
   async #readPages(after: number, withAttr: boolean, fill: FillEntry): Promise<void> {
     const entries = this.#dir.counters?.entries ?? 0;
     if (this.#page === null && entries <= FOLDER_ENTRIES_MAX) {
-      const listed = this.#namespace.listWhole(this.#dir);
+      const listed = this.#namespace.listOrRemember(this.#dir);
       listAhead(this.#namespace, this.#dir);
       await listed;
       this.#page = this.#snapshot();
@@ -71,10 +71,10 @@ export class FolderReader {
 
   /** Everything, if it is in memory. */
   #snapshot(): Page | null {
-    const folder = this.#namespace.folderOf(this.#dir);
-    if (!folder.isComplete) return null;
+    const entries = this.#namespace.wholeFolder(this.#dir);
+    if (entries === null) return null;
     const items: Item[] = [];
-    for (const [name, { number, type, cookie }] of folder.entries) if (number !== 0) items.push({ name, number, type, cookie });
+    for (const [name, { number, type, cookie }] of entries) if (number !== 0) items.push({ name, number, type, cookie });
     // A folder that was listed and not changed since is in order already.
     if (!isSorted(items)) items.sort((a, b) => a.cookie - b.cookie);
     return { items, after: 0, more: false };

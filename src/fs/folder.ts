@@ -23,7 +23,9 @@ export interface FolderMemory {
 
 export class Folder {
   readonly #memory: FolderMemory;
-  readonly #entries = new Map<Name, FolderEntry>();
+  #entries = new Map<Name, FolderEntry>();
+  /** What was known before it was too old to be used; it counts again while no node can be reached. */
+  #remembered: { readonly entries: Map<Name, FolderEntry>; isComplete: boolean } | null = null;
   #absentCount = 0;
   /** performance.now() until which an unleased folder's entries may be used. */
   validUntilMs = 0;
@@ -69,6 +71,23 @@ export class Folder {
   /** The entry, one with number 0 for a name that is known to be absent, or undefined when the node must be asked. */
   find(name: Name): FolderEntry | undefined {
     return this.#entries.get(name) ?? (this.isComplete ? ABSENT : undefined);
+  }
+
+  /** As find, in what was known before. */
+  findRemembered(name: Name): FolderEntry | undefined {
+    const remembered = this.#remembered;
+    return remembered === null ? undefined : (remembered.entries.get(name) ?? (remembered.isComplete ? ABSENT : undefined));
+  }
+
+  /** Names that the kernel may have heard of, be it that they are absent. */
+  *knownNames(): Generator<Name> {
+    yield* this.#entries.keys();
+    if (this.#remembered !== null) for (const name of this.#remembered.entries.keys()) if (!this.#entries.has(name)) yield name;
+  }
+
+  /** All entries as they were known before; null: not all were. */
+  get rememberedEntries(): ReadonlyMap<Name, FolderEntry> | null {
+    return this.#remembered?.isComplete === true ? this.#remembered.entries : null;
   }
 
   /** Takes over what an answer said, unless this client changed the folder after it asked (`changes` had been `askedAt`). */
@@ -122,6 +141,7 @@ export class Folder {
     this.#baseBumps = bumps;
     this.#ownBumps = 0;
     this.#seenBumps = bumps;
+    this.#dropRemembered();
   }
 
   /** A delta of this client changed the folder and these are the counters after it. */
@@ -136,8 +156,34 @@ export class Folder {
   }
 
   forget(): void {
+    this.#dropRemembered();
     this.#memory.entries -= this.#entries.size;
     this.#entries.clear();
+    this.#begin();
+  }
+
+  /** What is known is too old to be used, as far as anybody can be asked. */
+  expire(): void {
+    const before = this.#remembered;
+    if (before === null || this.isComplete) {
+      this.#dropRemembered();
+      this.#remembered = { entries: this.#entries, isComplete: this.isComplete };
+      this.#entries = new Map();
+    } else {
+      this.#memory.entries -= before.entries.size + this.#entries.size;
+      for (const [name, entry] of this.#entries) before.entries.set(name, entry);
+      this.#memory.entries += before.entries.size;
+      this.#entries.clear();
+    }
+    this.#begin();
+  }
+
+  #dropRemembered(): void {
+    this.#memory.entries -= this.#remembered?.entries.size ?? 0;
+    this.#remembered = null;
+  }
+
+  #begin(): void {
     this.#absentCount = 0;
     this.#isComplete = false;
     this.isLeased = false;

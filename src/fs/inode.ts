@@ -39,6 +39,8 @@ export class Inode implements Attr {
   leased = false;
   /** performance.now() when it was last known to be current. */
   fetchedAtMs: number;
+  /** Known to have changed elsewhere since: it is of no use, even where nobody can be asked. */
+  isOutdated = false;
   /** Open handles. */
   openCount = 0;
   /** Deleted; lives on for its open handles. */
@@ -88,6 +90,7 @@ export class Inode implements Attr {
     if (loaded.region0 !== null) this.content.adoptStored(0, loaded.region0);
     this.leased = loaded.leased;
     this.fetchedAtMs = nowMs;
+    this.isOutdated = false;
   }
 
   absorbCounters(counters: Counters | null): void {
@@ -107,11 +110,27 @@ export class Inode implements Attr {
     return isNewest;
   }
 
-  /** Nothing about it may be trusted without asking the node. */
+  /** It has changed elsewhere: nothing about it may be trusted without asking the node. */
   distrust(): void {
     this.leased = false;
     this.fetchedAtMs = Number.NEGATIVE_INFINITY;
+    this.isOutdated = true;
     this.#folder?.forget();
+  }
+
+  /** It may have changed elsewhere: the node must be asked, if it can be. */
+  doubt(): void {
+    this.leased = false;
+    this.fetchedAtMs = Number.NEGATIVE_INFINITY;
+    this.#folder?.expire();
+  }
+
+  /** Nothing of it may stay in memory, but for what is dirty. */
+  wipe(): void {
+    this.distrust();
+    this.#content?.forgetStored();
+    this.xattrs = null;
+    this.kernelGeneration = -1;
   }
 
   /** Every extent of the file is in memory. The chunks that they name outlive the file by the node's grace period. */

@@ -7,6 +7,7 @@
  */
 import { INO_MAX, ROOT_INO } from "../protocol/limits.ts";
 import type { InodeWant } from "../protocol/messages.ts";
+import { askOrRemember } from "./ask-or-remember.ts";
 import { FsError } from "./errno.ts";
 import { FOLDER_ENTRIES_MAX, type Folder, type FolderEntry } from "./folder.ts";
 import { DataCredit, listAhead } from "./folder-prefetch.ts";
@@ -101,7 +102,12 @@ export class Namespace {
 
   /** Good enough for a lookup or stat. */
   isFresh(inode: Inode): boolean {
-    return performance.now() - inode.fetchedAtMs < this.#metaTtlMs || this.isCurrent(inode);
+    return performance.now() - inode.fetchedAtMs < this.#metaTtlMs || this.isCurrent(inode) || this.#isRemembered(inode);
+  }
+
+  /** Not known to be out of date, and nobody can be asked. */
+  #isRemembered(inode: Inode): boolean {
+    return this.#calls.outage.isOn && !inode.isOutdated;
   }
 
   /** The folder's entries, as far as they may be used. */
@@ -110,7 +116,7 @@ export class Namespace {
     if (folder.isLeased && this.#leasesHold()) return folder;
     const nowMs = performance.now();
     if (folder.isLeased || nowMs >= folder.validUntilMs) {
-      folder.forget();
+      folder.expire();
       folder.validUntilMs = nowMs + this.#metaTtlMs;
     }
     return folder;
@@ -130,14 +136,24 @@ export class Namespace {
     const inode = this.peek(number);
     if (inode !== undefined && (inode.isOrphan || this.isFresh(inode))) return inode;
     if (inode !== undefined && number === ROOT_INO) return this.#rootOrStale(inode);
-    return this.fetch(number);
+    return inode === undefined ? this.fetch(number) : this.refetch(inode);
+  }
+
+  /** The inode as the node has it, or as it was when none can be reached. */
+  refetch(inode: Inode): MaybePromise<Inode> {
+    if (inode.isOutdated) return this.fetch(inode.number);
+    return askOrRemember(
+      this.#calls.outage,
+      () => this.fetch(inode.number),
+      () => (inode.isOutdated ? this.fetch(inode.number) : inode),
+    );
   }
 
   /** The inode as no other mount has changed it: what open() needs. */
   getCurrent(number: number): MaybePromise<Inode> {
     const inode = this.peek(number);
     if (inode !== undefined && (inode.isOrphan || this.isCurrent(inode))) return inode;
-    return this.fetch(number);
+    return inode === undefined ? this.fetch(number) : this.refetch(inode);
   }
 
   /** A folder, at most meta_ttl_ms old. Throws ENOTDIR. */
@@ -278,7 +294,15 @@ export class Namespace {
     const folder = this.folderOf(dir);
     if (folder.isAhead) listAhead(this, dir);
     const entry = folder.find(name);
-    if (entry === undefined) return this.#lookupMissing(dir, name);
+    if (entry === undefined) {
+      const remembered = folder.findRemembered(name);
+      if (remembered === undefined) return this.#lookupMissing(dir, name);
+      return askOrRemember(
+        this.#calls.outage,
+        () => this.#lookupMissing(dir, name),
+        () => (remembered.number === 0 ? null : this.get(remembered.number)),
+      );
+    }
     if (entry.number === 0) return null;
     const inode = this.get(entry.number);
     if (inode instanceof Inode) return inode;
@@ -333,6 +357,23 @@ export class Namespace {
     folder.forget();
     folder.isLeased = true;
     return folder.changes;
+  }
+
+  /** All entries of a folder where they are known, or were known when no node can be reached; null: the node must be asked. */
+  wholeFolder(dir: Inode): ReadonlyMap<Name, FolderEntry> | null {
+    const folder = this.folderOf(dir);
+    if (folder.isComplete) return folder.entries;
+    return this.#calls.outage.isOn ? folder.rememberedEntries : null;
+  }
+
+  /** listWhole, unless no node can be reached and wholeFolder will do. */
+  listOrRemember(dir: Inode): MaybePromise<void> {
+    if (dir.folder.rememberedEntries === null) return this.listWhole(dir);
+    return askOrRemember(
+      this.#calls.outage,
+      () => this.listWhole(dir),
+      () => undefined,
+    );
   }
 
   /** Gets all entries of a folder into memory, unless they are too many or change meanwhile; with small files' data where it is wanted. */
@@ -416,7 +457,25 @@ export class Namespace {
   /** The connection was lost and made again: recalls may have been lost with it. */
   distrustAll(): void {
     this.shard.recalledAll();
-    for (const inode of this.#inodes.values()) inode.distrust();
+    for (const inode of this.#inodes.values()) inode.doubt();
+  }
+
+  /**
+   * Nothing that can be asked for again stays in memory, here or in the kernel. What is dirty stays: there is no other copy. Resolves when
+   * the kernel has let go.
+   */
+  async wipe(): Promise<void> {
+    this.shard.recalledAll();
+    const waits: Promise<void>[] = [];
+    for (const inode of this.#inodes.values()) {
+      if (this.#kernel !== null) {
+        for (const name of inode.cachedFolder?.knownNames() ?? []) waits.push(this.#kernel.invalidateEntry(inode.ino, name));
+        waits.push(this.#kernel.invalidateInode(inode.ino));
+      }
+      inode.wipe();
+      if (!inode.isPinned && inode.number !== ROOT_INO) this.drop(inode.number);
+    }
+    await Promise.allSettled(waits);
   }
 }
 

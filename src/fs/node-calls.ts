@@ -6,12 +6,24 @@ import type { ClientRequestOp } from "../transport/node-client-options.ts";
 import { FsError } from "./errno.ts";
 import { RecordFormatError } from "./inode-record.ts";
 
+/** Whether a node can be reached at all (cache/connection-watch.ts). One that is slow can. */
+export interface Outage {
+  /** No node can be reached: what is known may be used whatever its age. */
+  readonly isOn: boolean;
+  /** Calls the listener once, when the next outage begins, unless what this returns is called before. */
+  onBegin(listener: () => void): () => void;
+}
+
+/** For a node that is always there. */
+export const NO_OUTAGE: Outage = { isOn: false, onBegin: () => () => {} };
+
 /** The part of NodeClient (transport/node-client.ts) that src/fs uses. */
 export interface NodeCalls {
   call<O extends ClientRequestOp>(op: O, request: RequestOf<O>): Promise<{ answer: AnswerOf<O>; body: Uint8Array }>;
   /** performance.now() clock: until then the node waits for this session before it answers another's conflicting commit. */
   readonly leaseValidUntilMs: number;
   readonly connected: boolean;
+  readonly outage: Outage;
 }
 
 /** The error that an application gets for a failure below the filesystem; what is no such failure comes back as it is. */

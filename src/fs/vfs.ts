@@ -7,6 +7,7 @@
  */
 
 import type { BackingFile } from "../cache/backing-file.ts";
+import type { FsError } from "./errno.ts";
 
 /** A result that is there at once, or later. */
 export type MaybePromise<T> = T | Promise<T>;
@@ -129,6 +130,9 @@ export const XattrFlag = { CREATE: 1, REPLACE: 2 } as const;
 
 /** The operations. Inode 1 is the root of the mount. Names are checked by the mount (length, no '/' or NUL). */
 export interface Vfs {
+  /** Set: every request but the release of handles is answered with this, for good. */
+  readonly refusal?: FsError | null;
+
   lookup(parent: number, name: Name): MaybePromise<Attr | null>;
   getattr(ino: number, handle: HandleId | null): MaybePromise<Attr>;
   setattr(caller: Caller, ino: number, change: SetAttr, handle: HandleId | null): MaybePromise<Attr>;

@@ -165,7 +165,8 @@ export class Volume {
   }
 
   async #readRefreshed({ inode, isDirect }: FileHandle, offset: Offset, size: number): Promise<ReadResult> {
-    await this.namespace.fetch(inode.number);
+    if (isDirect) await this.namespace.fetch(inode.number);
+    else await this.namespace.refetch(inode);
     return await this.#reader.read(this.namespace, inode, offset, size, isDirect);
   }
 

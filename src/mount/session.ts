@@ -17,6 +17,9 @@ import type { RequestSource } from "./reactor.ts";
 import { Replies, type ReplySettings } from "./replies.ts";
 import { BODY, RequestCaller, RequestReader } from "./requests.ts";
 
+/** What a filesystem that refuses everything is still told: who closes a file needs no answer. */
+const RELEASES: ReadonlySet<Operation["name"]> = new Set<Operation["name"]>(["release", "releasedir"]);
+
 /** What the kernel may cache and how files look; see MountOptions. */
 export interface SessionSettings {
   readonly attrTimeoutSec: number;
@@ -177,6 +180,8 @@ export class FuseSession implements RequestSource, Disposable {
     this.#caller = null;
     this.#replies.answered = false;
     try {
+      const { refusal } = this.#context.vfs;
+      if (refusal !== undefined && refusal !== null && !RELEASES.has(operation.name)) throw refusal;
       const result = operation.call(this.#context);
       if (result instanceof Promise) this.#answerLater(operation, req, ino, result);
       else this.#check(operation, ino, operation.reply(this.#context, req, result as never));
@@ -212,7 +217,8 @@ export class FuseSession implements RequestSource, Disposable {
   }
 
   /** One place maps failures to errnos: FsError to its own, all else to EIO and the log. */
-  #fail(operation: Operation, req: Pointer, ino: number, error: unknown): void {
+  #fail(operation: Operation, req: Pointer, ino: number, failure: unknown): void {
+    const error = this.#context.vfs.refusal ?? failure;
     if (!(error instanceof FsError)) {
       this.#log.error({ op: operation.name, ino, err: error }, "unexpected failure of an operation");
     } else if (error.cause !== undefined) {
