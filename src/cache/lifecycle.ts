@@ -39,7 +39,7 @@ export class Lifecycle implements Disposable {
       node,
       maxDisconnectMs,
       onExpired: (silentMs) => {
-        log.warn({ seconds: Math.floor(silentMs / 1_000) }, "no storage node has answered for too long: the caches are wiped");
+        log.warn({ seconds: Math.floor(silentMs / 1_000) }, "no storage node has answered for too long: wiping the caches");
         this.#wipe("disconnected");
       },
       onBack: () => log.info({}, "a storage node answers again: the caches start anew"),
@@ -65,7 +65,7 @@ export class Lifecycle implements Disposable {
     if (this.#revoked) return;
     this.#revoked = true;
     this.stop();
-    this.#log.error({}, "the tenant was shredded, its keys are destroyed: the caches are wiped, and every request fails with EKEYREVOKED");
+    this.#log.error({}, "the tenant was shredded, its keys are destroyed: wiping the caches, and every request fails with EKEYREVOKED");
     this.#wipe("revoked");
   }
 

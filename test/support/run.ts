@@ -60,3 +60,43 @@ export async function runOk(command: string, args: readonly string[] = [], optio
   if (status !== 0) throw new Error(`${command} ${args.join(" ")}: exit status ${status}\n${stdout}${stderr}`);
   return stdout;
 }
+
+/** A program that is talked to, a line at a time. */
+export class Dialog {
+  readonly #process: Bun.Subprocess<"pipe", "pipe", "pipe">;
+  readonly #reader: ReadableStreamDefaultReader<Uint8Array<ArrayBuffer>>;
+  #text = "";
+
+  constructor(command: string, args: readonly string[]) {
+    this.#process = Bun.spawn([command, ...args], { env: cleanEnvironment(), stdin: "pipe", stdout: "pipe", stderr: "pipe" });
+    this.#reader = this.#process.stdout.getReader();
+  }
+
+  say(line: string): void {
+    this.#process.stdin.write(`${line}\n`);
+    this.#process.stdin.flush();
+  }
+
+  /** The next line of its output; null at the end. */
+  async line(): Promise<string | null> {
+    for (;;) {
+      const end = this.#text.indexOf("\n");
+      if (end >= 0) {
+        const line = this.#text.slice(0, end);
+        this.#text = this.#text.slice(end + 1);
+        return line;
+      }
+      const { value, done } = await this.#reader.read();
+      if (done) return null;
+      this.#text += Buffer.from(value).toString();
+    }
+  }
+
+  /** Ends its input and waits for its end. Returns what it said on standard error. */
+  async end(): Promise<string> {
+    this.#process.stdin.end();
+    const stderr = await new Response(this.#process.stderr).text();
+    await this.#process.exited;
+    return stderr;
+  }
+}

@@ -92,6 +92,15 @@ export class TestMount implements AsyncDisposable {
     return existsSync(this.logFile) ? readFileSync(this.logFile, "utf8") : "";
   }
 
+  /** Freezes the client: nothing is answered, by anybody, until resume(). */
+  freeze(): void {
+    process.kill(this.pid, "SIGSTOP");
+  }
+
+  resume(): void {
+    process.kill(this.pid, "SIGCONT");
+  }
+
   /** kiseki umount: everything is written out, the client's process has ended. @throws Error when that fails. */
   async unmount(): Promise<void> {
     const { status, stdout, stderr } = await run(KISEKI, ["umount", this.path], { timeoutMs: UNMOUNT_PATIENCE_MS });

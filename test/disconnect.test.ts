@@ -1,0 +1,137 @@
+/** No node can be reached: what is cached is served for max_disconnect_seconds, then nothing is, until a node is back. */
+import { afterAll, expect, setDefaultTimeout, test } from "bun:test";
+import { join } from "node:path";
+import { cleanUp, Dialog, KISEKI, run, runOk, TestMount, TestNode } from "./support/harness.ts";
+
+setDefaultTimeout(90_000);
+afterAll(cleanUp);
+
+/** How long a call on cached data may take, and one that has to fail at once: the request timeout is 30 s. */
+const AT_ONCE_MS = 2_000;
+const META_TTL_MS = 200;
+
+async function nodeWithPolicy(...policy: string[]): Promise<TestNode> {
+  const node = await TestNode.start();
+  await runOk(KISEKI, ["policy", "set", ...policy, "--data-dir", node.dataDir]);
+  return node;
+}
+
+async function mountOf(node: TestNode): Promise<TestMount> {
+  return await TestMount.mount(node, { args: ["-o", `meta_ttl_ms=${META_TTL_MS}`] });
+}
+
+async function timed<T>(work: Promise<T>): Promise<{ result: T; tookMs: number }> {
+  const startedAt = performance.now();
+  const result = await work;
+  return { result, tookMs: performance.now() - startedAt };
+}
+
+/** Empties the kernel's page and name caches: what is read next comes from the client. */
+const dropKernelCaches = () => runOk("sh", ["-c", "sync; echo 3 > /proc/sys/vm/drop_caches"]);
+
+test("a job goes on reading what is cached, names and attributes too, however long ago it learned them", async () => {
+  const node = await nodeWithPolicy("max_disconnect_seconds=120");
+  const mount = await mountOf(node);
+  const folder = join(mount.path, "data");
+  await runOk("sh", [
+    "-ec",
+    `mkdir -p ${folder}/sub; head -c 3000000 /dev/urandom > ${folder}/large; echo small > ${folder}/sub/small; ln -s large ${folder}/link`,
+  ]);
+  const look = `cd ${folder} && ls -lR . && cat sub/small && md5sum large link && test ! -e absent`;
+  await runOk("sh", ["-ec", look]);
+  const before = await runOk("sh", ["-ec", look]);
+  await node.kill();
+  await Bun.sleep(2 * META_TTL_MS);
+  await dropKernelCaches();
+  // The first call may wait until it is certain that this is no mere restart.
+  const first = await run("sh", ["-ec", look]);
+  expect(first).toMatchObject({ status: 0, stdout: before });
+  for (let i = 0; i < 3; i++) {
+    await Bun.sleep(2 * META_TTL_MS);
+    await dropKernelCaches();
+    const { result, tookMs } = await timed(run("sh", ["-ec", look]));
+    expect(result).toMatchObject({ status: 0, stdout: before });
+    expect(tookMs).toBeLessThan(AT_ONCE_MS);
+  }
+  await node.restart();
+  await runOk("sh", ["-ec", `echo new > ${folder}/sub/small; cat ${folder}/sub/small`]);
+  await mount.unmount();
+});
+
+test("what another mount has changed is not served from memory in an outage, and seen as soon as the node is back", async () => {
+  const node = await nodeWithPolicy("max_disconnect_seconds=120");
+  const reader = await mountOf(node);
+  const writer = await mountOf(node);
+  await runOk("sh", ["-ec", `echo old > ${reader.path}/recalled; echo old > ${reader.path}/kept; cat ${reader.path}/*`]);
+  await Bun.sleep(2 * META_TTL_MS);
+  await runOk("sh", ["-ec", `echo new > ${writer.path}/recalled`]);
+  await node.kill();
+  await dropKernelCaches();
+  expect(await run("cat", [join(reader.path, "kept")])).toMatchObject({ status: 0, stdout: "old\n" });
+  // The node told the reader of it before it died: asking what is there now waits for a node.
+  const waiting = run("cat", [join(reader.path, "recalled")]);
+  expect(await Promise.race([waiting, Bun.sleep(1_000)])).toBeUndefined();
+  await node.restart();
+  expect(await waiting).toMatchObject({ status: 0, stdout: "new\n" });
+  expect(await run("cat", [join(reader.path, "kept")])).toMatchObject({ status: 0, stdout: "old\n" });
+});
+
+test("after max_disconnect_seconds everything is wiped: reading fails at once, and works again when the node is back", async () => {
+  const node = await nodeWithPolicy("max_disconnect_seconds=3");
+  const mount = await mountOf(node);
+  const file = join(mount.path, "f");
+  await runOk("sh", ["-ec", `head -c 3000000 /dev/urandom > ${file}; echo small > ${mount.path}/small; cat ${mount.path}/*`]);
+  const sum = await runOk("md5sum", [file]);
+  // A program that has the file open, and reads a byte of it for each line that it is sent.
+  const program = `import os, sys
+fd = os.open(${JSON.stringify(file)}, os.O_RDONLY)
+for line in sys.stdin:
+    try: print(len(os.pread(fd, 1, 2_000_000)), flush=True)
+    except OSError as error: print(error.strerror, flush=True)`;
+  const holder = new Dialog("python3", ["-c", program]);
+  const read = async (): Promise<string | null> => {
+    holder.say("read");
+    return await holder.line();
+  };
+  expect(await read()).toBe("1");
+  await node.kill();
+  await runOk("sh", ["-c", `for i in $(seq 300); do grep -q "caches are wiped" ${mount.logFile} && exit 0; sleep 0.1; done; exit 1`]);
+  expect(mount.log()).toContain("no storage node has answered for too long");
+  for (const command of [`md5sum ${file}`, `cat ${mount.path}/small`, `ls -l ${mount.path}/`]) {
+    const { result, tookMs } = await timed(run("sh", ["-c", command]));
+    expect(result.status).not.toBe(0);
+    expect(result.stderr).toContain("Input/output error");
+    expect(tookMs).toBeLessThan(AT_ONCE_MS);
+  }
+  expect(await read()).toBe("Input/output error");
+  await node.restart();
+  await runOk("sh", ["-c", `for i in $(seq 100); do md5sum ${file} 2>/dev/null && exit 0; sleep 0.1; done; exit 1`]);
+  expect(await runOk("md5sum", [file])).toBe(sum);
+  expect(await runOk("cat", [join(mount.path, "small")])).toBe("small\n");
+  await runOk("sh", ["-c", `for i in $(seq 100); do grep -q "answers again" ${mount.logFile} && exit 0; sleep 0.1; done; exit 1`]);
+  expect(await read()).toBe("1");
+  await holder.end();
+  await mount.unmount();
+});
+
+test("a mount that nobody uses is not given up: heartbeats count", async () => {
+  const node = await nodeWithPolicy("max_disconnect_seconds=1");
+  const mount = await mountOf(node);
+  await runOk("sh", ["-ec", `echo kept > ${mount.path}/f; cat ${mount.path}/f`]);
+  await Bun.sleep(4_000);
+  expect(mount.log()).not.toContain("for too long");
+  await mount.unmount();
+});
+
+test("without a node, unmounting works before and after the wipe", async () => {
+  for (const seconds of [120, 1]) {
+    const node = await nodeWithPolicy(`max_disconnect_seconds=${seconds}`);
+    const mount = await mountOf(node);
+    await runOk("sh", ["-ec", `echo x > ${mount.path}/f; cat ${mount.path}/f`]);
+    await node.kill();
+    await Bun.sleep(2_500);
+    expect(await run("umount", [mount.path], { timeoutMs: 10_000 })).toMatchObject({ status: 0 });
+    for (let i = 0; i < 500 && mount.isRunning; i++) await Bun.sleep(20);
+    expect(mount.isRunning).toBeFalse();
+  }
+});
