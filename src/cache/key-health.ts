@@ -1,7 +1,7 @@
-/** Asks now and then whether the tenant's keys still exist. That they don't is the node's answer to anything: NodeClient.onRevoked. */
+/** Asks now and then whether the tenant's keys still exist. */
+import { NodeError } from "../protocol/errors.ts";
 
 export interface AskedNode {
-  readonly connected: boolean;
   call(op: "keyList", request: Record<string, never>, options: { timeoutMs: number }): Promise<unknown>;
 }
 
@@ -9,16 +9,21 @@ export class KeyHealth implements Disposable {
   readonly #timer: ReturnType<typeof setInterval>;
   #asking = false;
 
-  constructor(node: AskedNode, intervalMs: number) {
+  /** `onRevoked`: the node has said that they were destroyed. It may be called more than once. */
+  constructor(node: AskedNode, intervalMs: number, onRevoked: () => void) {
+    const ask = async (): Promise<void> => {
+      try {
+        await node.call("keyList", {}, { timeoutMs: intervalMs });
+      } catch (error) {
+        if (error instanceof NodeError && error.code === "key_revoked") onRevoked();
+      }
+    };
     this.#timer = setInterval(() => {
-      if (this.#asking || !node.connected) return;
+      if (this.#asking) return;
       this.#asking = true;
-      node
-        .call("keyList", {}, { timeoutMs: intervalMs })
-        .catch(() => {})
-        .finally(() => {
-          this.#asking = false;
-        });
+      void ask().finally(() => {
+        this.#asking = false;
+      });
     }, intervalMs);
     this.#timer.unref();
   }

@@ -34,7 +34,7 @@ export class Lifecycle implements Disposable {
 
   constructor({ node, maxDisconnectMs, keyHealthIntervalMs, log }: LifecycleOptions) {
     this.#log = log;
-    this.#health = new KeyHealth(node, keyHealthIntervalMs);
+    this.#health = new KeyHealth(node, keyHealthIntervalMs, () => this.revoke());
     this.watch = new ConnectionWatch({
       node,
       maxDisconnectMs,

@@ -64,12 +64,12 @@ export async function runOk(command: string, args: readonly string[] = [], optio
 /** A program that is talked to, a line at a time. */
 export class Dialog {
   readonly #process: Bun.Subprocess<"pipe", "pipe", "pipe">;
-  readonly #reader: ReadableStreamDefaultReader<Uint8Array<ArrayBuffer>>;
+  readonly #output: AsyncIterator<Uint8Array>;
   #text = "";
 
   constructor(command: string, args: readonly string[]) {
     this.#process = Bun.spawn([command, ...args], { env: cleanEnvironment(), stdin: "pipe", stdout: "pipe", stderr: "pipe" });
-    this.#reader = this.#process.stdout.getReader();
+    this.#output = this.#process.stdout[Symbol.asyncIterator]();
   }
 
   say(line: string): void {
@@ -86,7 +86,7 @@ export class Dialog {
         this.#text = this.#text.slice(end + 1);
         return line;
       }
-      const { value, done } = await this.#reader.read();
+      const { value, done } = await this.#output.next();
       if (done) return null;
       this.#text += Buffer.from(value).toString();
     }
