@@ -6,6 +6,9 @@ import fc from "fast-check";
 import { NodeError, TransportError } from "../protocol/errors.ts";
 import { CACHE_MODES, DEFAULT_POLICY, type EffectivePolicy, STRICTEST_POLICY } from "../protocol/policy.ts";
 import { anyPolicy } from "../protocol/test-policy.ts";
+import { NodeClient } from "../transport/node-client.ts";
+import { makeCa, makeIdentity } from "../transport/test-pki.ts";
+import { ScriptedNode } from "../transport/test-scripted-node.ts";
 import { applyPolicy, type CacheChoice, clampChoice, openPolicy, type PolicyNode, rememberPolicy } from "./policy.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "kiseki-policy-"));
@@ -145,6 +148,33 @@ test("no answer and no pool: organic, 10 GB, 5 s", async () => {
   expect(await openPolicy(clientThat(late), SUBJECT, null, log)).toEqual(FALLBACK);
   expect(FALLBACK.policy).toMatchObject({ mode: "organic", metadata_ttl_ms: 5_000 });
 });
+
+test("a node of before policies, which closes the connection: the fallback, and then the client goes on", async () => {
+  const ca = await makeCa("cluster");
+  const node = new ScriptedNode(await makeIdentity(ca, { uri: "spiffe://c/node/n1", ip: "127.0.0.1" }));
+  node.answer = (op) => {
+    if (op === "policyGet") queueMicrotask(() => node.cut());
+    return op === "hello" || op === "policyGet" ? undefined : { answer: {} };
+  };
+  await node.listen();
+  const client = new NodeClient({
+    addrs: [node.addr],
+    tls: await makeIdentity(ca, { uri: "spiffe://c/tenant/t1" }),
+    sessionId: new Uint8Array(16),
+    role: "meta",
+    clientVersion: "test",
+    requestTimeoutMs: 5_000,
+    connectTimeoutMs: 5_000,
+  });
+  try {
+    await client.connect();
+    expect(await openPolicy(client, SUBJECT, null, log)).toEqual(FALLBACK);
+    await client.call("ping", {});
+  } finally {
+    client.abandon();
+    node.stop();
+  }
+}, 20_000);
 
 test("without a connection the pool's word counts at once", async () => {
   rememberPolicy(folder, { policy: { ...DEFAULT_POLICY, max_cache_bytes: 7 }, origin: "node" }, log);
