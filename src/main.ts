@@ -5,6 +5,7 @@ import { registerNamespace } from "./cli/namespace.ts";
 import { registerPolicy } from "./cli/policy.ts";
 import { createProgram, run } from "./cli/run.ts";
 import { registerServe } from "./cli/serve.ts";
+import { registerStage } from "./cli/stage.ts";
 import { registerTenant } from "./cli/tenant.ts";
 import { registerUmount } from "./cli/umount.ts";
 
@@ -15,5 +16,6 @@ registerServe(program);
 registerTenant(program);
 registerNamespace(program);
 registerCache(program);
+registerStage(program);
 registerPolicy(program);
 await run(program);

@@ -75,13 +75,20 @@ export class ControlError extends Error {
   }
 }
 
+export interface StageControlOptions {
+  readonly signal: AbortSignal;
+  /** Fails when it is not complete by then. */
+  readonly timeoutMs?: number;
+  readonly onProgress: (progress: StageProgress) => void;
+}
+
 /** Staging, as the stager does it. */
 export interface StagingControl {
   /**
    * Stages a file, or a folder with all below. Resolves when it is complete; goes on where an earlier try stopped. Rejects soon after
    * `signal` is aborted, and what was fetched stays for the next try.
    */
-  stage(path: string, options: { signal: AbortSignal; onProgress: (progress: StageProgress) => void }): Promise<void>;
+  stage(path: string, options: StageControlOptions): Promise<void>;
   datasets(): readonly StagedDataset[];
   /** Unpins and zeroizes. Resolves to the bytes that were freed. @throws ControlError not_found */
   release(path: string): Promise<number>;

@@ -14,6 +14,7 @@ import {
   type PoolStatus,
   type ReleaseReport,
   releaseRequestSchema,
+  type StageControlOptions,
   type StageEvent,
   type StageProgress,
   type StagingControl,
@@ -139,9 +140,8 @@ async function stage(target: ControlTarget, request: Request, describe: ControlS
   const { path, timeoutSeconds } = await bodyOf(request, stageRequestSchema);
   const staging = target.staging();
   const cancelled = new AbortController();
-  const signals = [cancelled.signal, request.signal];
-  if (timeoutSeconds !== undefined) signals.push(AbortSignal.timeout(timeoutSeconds * 1_000));
-  const signal = AbortSignal.any(signals);
+  const signal = AbortSignal.any([cancelled.signal, request.signal]);
+  const deadline = timeoutSeconds === undefined ? {} : { timeoutMs: timeoutSeconds * 1_000 };
   const encoder = new TextEncoder();
   const lines = new ReadableStream<Uint8Array>({
     start: async (controller) => {
@@ -150,7 +150,7 @@ async function stage(target: ControlTarget, request: Request, describe: ControlS
       };
       const onProgress = throttled((progress) => send({ type: "progress", progress }));
       send(
-        await stageTo(staging, path, { signal, onProgress }).catch((error): StageEvent => {
+        await stageTo(staging, path, { signal, onProgress, ...deadline }).catch((error): StageEvent => {
           const { message, exitStatus } = describe(error);
           return { type: "failed", error: { code: codeOf(error), message, exitStatus } };
         }),
@@ -162,7 +162,7 @@ async function stage(target: ControlTarget, request: Request, describe: ControlS
   return new Response(lines, { headers: { "content-type": "application/x-ndjson" } });
 }
 
-async function stageTo(staging: StagingControl, path: string, options: Parameters<StagingControl["stage"]>[1]): Promise<StageEvent> {
+async function stageTo(staging: StagingControl, path: string, options: StageControlOptions): Promise<StageEvent> {
   await staging.stage(path, options);
   const dataset = staging.datasets().find((candidate) => candidate.path === path);
   if (dataset === undefined) throw new Error(`${path} was released while it was staged`);

@@ -1,0 +1,154 @@
+/**
+ * Going to the background. JavaScript can't fork, so the program starts itself again: detached, in a session of its own, in /. Settings and
+ * keys go to it through its standard input, never through arguments or environment; it answers with one line on its standard output,
+ * ready or failed, and from then on only logs. Both ends are in this file.
+ */
+import { closeSync, mkdirSync, openSync, writeSync } from "node:fs";
+import { homedir } from "node:os";
+import { dirname, join } from "node:path";
+import type { Credentials } from "../crypto/credentials.ts";
+import { createLogger, type Logger } from "../log.ts";
+import { CliError, ExitStatus, type Failure, failureOf } from "./failure.ts";
+import { ownCommand, servingEnvironment } from "./own-command.ts";
+import { untilStopped } from "./stop-signal.ts";
+
+/** What goes through standard input, as JSON. */
+interface Handover<C> {
+  readonly config: C;
+  readonly credentials: Omit<Credentials, "kek">;
+  readonly kek: string;
+}
+
+/** The line that comes back, as JSON. */
+type Answer<R> = { readonly ready: R } | { readonly failure: Failure };
+
+/** /var/log/kiseki (root) or $XDG_STATE_HOME/kiseki, and a file of this name in it. */
+export function defaultLogFile(name: string): string {
+  const folder = process.getuid?.() === 0 ? "/var/log" : process.env.XDG_STATE_HOME || join(homedir(), ".local/state");
+  return join(folder, "kiseki", `${name}.log`);
+}
+
+function openLog(path: string): number {
+  try {
+    mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
+    return openSync(path, "a", 0o600);
+  } catch (error) {
+    throw new CliError(ExitStatus.failure, `can't write the log ${path} (${(error as Error).message}); choose another with --log-file`, {
+      cause: error,
+    });
+  }
+}
+
+export interface BackgroundStart<C> {
+  /** How this program is told to be the background process. */
+  readonly command: readonly string[];
+  /** What it is called in messages: "the mount process". */
+  readonly name: string;
+  readonly config: C;
+  readonly logFile: string;
+  readonly credentials: Credentials;
+  /** Said when the user stops it before it is ready. */
+  readonly interrupted: string;
+}
+
+/**
+ * Starts the process and returns its answer when it is ready; it then stays, whatever becomes of this process.
+ * @throws CliError with the other process's own message and exit status
+ */
+export async function startBackground<C, R>(start: BackgroundStart<C>, stop: AbortSignal): Promise<R> {
+  const { logFile, name } = start;
+  const log = openLog(logFile);
+  const child = Bun.spawn([...ownCommand(), ...start.command], {
+    cwd: "/",
+    detached: true,
+    env: servingEnvironment(),
+    stdin: "pipe",
+    stdout: "pipe",
+    // What the runtime itself says when it dies.
+    stderr: log,
+  });
+  closeSync(log);
+  const end = (): void => child.kill("SIGTERM");
+  stop.addEventListener("abort", end);
+  const { kek, ...rest } = start.credentials;
+  const handover: Handover<C> = { config: start.config, credentials: rest, kek: Buffer.from(kek).toString("base64") };
+  child.stdin.write(JSON.stringify(handover));
+  await child.stdin.end();
+
+  const answer = await readAnswer<R>(child.stdout);
+  stop.removeEventListener("abort", end);
+  if (answer === null) {
+    await child.exited;
+    if (stop.aborted) throw new CliError(ExitStatus.failure, start.interrupted);
+    const how = child.signalCode === null ? `status ${child.exitCode}` : child.signalCode;
+    throw new CliError(ExitStatus.failure, `${name} ended (${how}) before it was ready; see ${logFile}`);
+  }
+  if ("failure" in answer) {
+    await child.exited;
+    throw new CliError(answer.failure.exitStatus, answer.failure.message);
+  }
+  child.unref();
+  return answer.ready;
+}
+
+/** The first line; null when the other end closed without one. */
+async function readAnswer<R>(stream: ReadableStream<Uint8Array>): Promise<Answer<R> | null> {
+  let received = "";
+  const decoder = new TextDecoder();
+  const reader = stream.getReader();
+  while (!received.includes("\n")) {
+    const { done, value } = await reader.read();
+    if (done) return null;
+    received += decoder.decode(value, { stream: true });
+  }
+  return JSON.parse(received.slice(0, received.indexOf("\n"))) as Answer<R>;
+}
+
+/** What the background process works with. */
+export interface BackgroundJob<C, R> {
+  readonly config: C;
+  readonly credentials: Credentials;
+  readonly log: Logger;
+  readonly stop: AbortSignal;
+  /** To be called once: lets the parent go. */
+  readonly onReady: (answer: R) => void;
+}
+
+/** The other end. A failure of `main` is the answer while there was none, and logged in any case. */
+export async function runBackground<C extends { logLevel: Parameters<typeof createLogger>[0]; logFile: string | null }, R>(
+  main: (job: BackgroundJob<C, R>) => Promise<void>,
+): Promise<void> {
+  const handover = JSON.parse(await Bun.stdin.text()) as Handover<C>;
+  const { config } = handover;
+  const log = createLogger(config.logLevel, config.logFile);
+  let answered = false;
+  const answer = (message: Answer<R>): void => {
+    if (answered) return;
+    answered = true;
+    writeSync(1, `${JSON.stringify(message)}\n`);
+    detachFromTerminal();
+  };
+  try {
+    await main({
+      config,
+      credentials: { ...handover.credentials, kek: Uint8Array.from(Buffer.from(handover.kek, "base64")) },
+      log,
+      stop: untilStopped(),
+      onReady: (ready) => answer({ ready }),
+    });
+  } catch (error) {
+    const failure = failureOf(error);
+    log.fatal({ err: error }, failure.message);
+    answer({ failure: { exitStatus: failure.exitStatus, message: failure.message } });
+    process.exitCode = failure.exitStatus;
+  }
+}
+
+/** Standard input and output become /dev/null: the parent's pipes are gone, and a number must not be used again for something else. */
+function detachFromTerminal(): void {
+  for (const fd of [0, 1]) {
+    closeSync(fd);
+    // The lowest free number is taken (open(2)).
+    openSync("/dev/null", "r+");
+  }
+}

@@ -1,0 +1,140 @@
+/**
+ * The staging daemon: a client without a tree, which keeps a pool alive until a mount takes it over. It does what it is asked on its
+ * control socket, and ends when its pool was handed over, when nothing is staged in it any more, or by a signal.
+ */
+import { rmSync, statSync } from "node:fs";
+import { join } from "node:path";
+import { ControlError, type ControlTarget, type StagingControl } from "../cache/control/control.ts";
+import { serveControl } from "../cache/control/server.ts";
+import { collectStats } from "../cache/control/stats.ts";
+import type { ClientConfig } from "../config/mount-config.ts";
+import { VERSION } from "../version.ts";
+import type { BackgroundJob } from "./background-process.ts";
+import { controlledCaches } from "./controlled-caches.ts";
+import { CliError, ExitStatus, failureOf } from "./failure.ts";
+import { CONTROL_SOCKET } from "./mount-control.ts";
+import { openClient } from "./open-client.ts";
+import type { StageDaemonReady } from "./stage-background.ts";
+
+/** Who started the daemon asks at once; where that one has died meanwhile, an empty pool is not kept. */
+const FIRST_REQUEST_MS = 60_000;
+/** The answer to a request that ends the daemon has to go out first. */
+const LAST_ANSWER_MS = 100;
+
+/** Staging that can be brought to an end, and that tells when nothing is left. */
+class DaemonStaging implements StagingControl {
+  readonly #inner: StagingControl;
+  readonly #onEmpty: () => void;
+  readonly #ending = new AbortController();
+  readonly #running = new Set<Promise<void>>();
+
+  constructor(inner: StagingControl, onEmpty: () => void) {
+    this.#inner = inner;
+    this.#onEmpty = onEmpty;
+  }
+
+  async stage(path: string, options: Parameters<StagingControl["stage"]>[1]): Promise<void> {
+    if (this.#ending.signal.aborted) throw new ControlError("conflict", "the pool is being handed over");
+    const work = this.#inner.stage(path, { ...options, signal: AbortSignal.any([options.signal, this.#ending.signal]) });
+    this.#running.add(work);
+    try {
+      await work;
+    } finally {
+      this.#running.delete(work);
+      this.#checkEmpty();
+    }
+  }
+
+  datasets(): ReturnType<StagingControl["datasets"]> {
+    return this.#inner.datasets();
+  }
+
+  async release(path: string): Promise<number> {
+    const bytes = await this.#inner.release(path);
+    this.#checkEmpty();
+    return bytes;
+  }
+
+  /** Nothing is staged any more from now on. */
+  async stop(): Promise<void> {
+    this.#ending.abort(new ControlError("conflict", "the pool is being handed over"));
+    await Promise.allSettled(this.#running);
+  }
+
+  #checkEmpty(): void {
+    if (this.#running.size === 0 && this.#inner.datasets().length === 0 && !this.#ending.signal.aborted) this.#onEmpty();
+  }
+}
+
+/** Returns when the daemon has ended. */
+export async function stageDaemonMain({
+  config,
+  credentials,
+  log,
+  stop,
+  onReady,
+}: BackgroundJob<ClientConfig, StageDaemonReady>): Promise<void> {
+  const client = await openClient(
+    { config, credentials, log },
+    { kind: "stage", mountpoint: null },
+    { onRecall: () => {}, onState: (state) => log.info({ state }, "node connection") },
+  );
+  const { pool } = client;
+  const ended = Promise.withResolvers<"stopped" | "released" | "handed over">();
+  let closeServer = async (): Promise<void> => {};
+  try {
+    if (pool === null) {
+      throw new CliError(ExitStatus.failure, "nothing can be staged: the cache policy, or the disk, leaves no room for a disk cache");
+    }
+    const caches = controlledCaches(client);
+    const endSoon = (why: "released" | "handed over") => void setTimeout(() => ended.resolve(why), LAST_ANSWER_MS);
+    const staging = new DaemonStaging(caches.staging(), () => endSoon("released"));
+    const firstRequest = setTimeout(() => ended.resolve("released"), FIRST_REQUEST_MS);
+    const startedAt = new Date().toISOString();
+    const identity = {
+      version: VERSION,
+      pid: process.pid,
+      kind: "stage",
+      mountpoint: null,
+      tenant: credentials.tenant,
+      startedAt,
+    } as const;
+    const socket = join(pool.path, CONTROL_SOCKET);
+    const target: ControlTarget = {
+      kind: "stage",
+      stats: () => collectStats({ ...identity, mode: caches.mode, pool: caches.pool }, caches.stats),
+      wipe: () => caches.wipe(),
+      staging: () => {
+        clearTimeout(firstRequest);
+        return staging;
+      },
+      end: () => ended.resolve("released"),
+      handOver: async (name) => {
+        // Once the pool is not in use any more there is no way back.
+        if (statSync(join(pool.path, name), { throwIfNoEntry: false })?.isSocket() !== true) {
+          throw new ControlError("not_found", `${name}: there is no such socket in the pool`);
+        }
+        clearTimeout(firstRequest);
+        await staging.stop();
+        await client.disk?.close();
+        // The one who takes over makes its own, which must not be removed by us.
+        rmSync(socket, { force: true });
+        await pool.handOver(name);
+        endSoon("handed over");
+      },
+    };
+    const server = serveControl(socket, target, { log, describe: failureOf });
+    closeServer = () => server.close();
+    stop.addEventListener("abort", () => ended.resolve("stopped"));
+    if (stop.aborted) ended.resolve("stopped");
+    log.info({ pool: pool.id }, "a staging daemon has begun");
+    onReady({ pool: pool.id });
+    const why = await ended.promise;
+    log.info({ pool: pool.id, why }, "the staging daemon ends");
+    if (why === "handed over") closeServer = async () => {};
+    else await staging.stop();
+  } finally {
+    await closeServer();
+    await client.close();
+  }
+}
