@@ -5,7 +5,7 @@
 import { ConnectionWatch, type WatchedNode } from "./connection-watch.ts";
 import { type AskedNode, KeyHealth } from "./key-health.ts";
 
-export type WipeReason = "disconnected" | "revoked";
+export type WipeReason = "disconnected" | "revoked" | "requested";
 /** What it throws is logged. */
 export type Wiper = (reason: WipeReason) => Promise<void> | void;
 
@@ -28,7 +28,7 @@ export class Lifecycle implements Disposable {
   readonly #log: LifecycleLog;
   readonly #wipers: Wiper[] = [];
   /** Wipes so far. */
-  readonly wipes: Record<WipeReason, number> = { disconnected: 0, revoked: 0 };
+  readonly wipes: Record<WipeReason, number> = { disconnected: 0, revoked: 0, requested: 0 };
   #revoked = false;
   #wiping: Promise<void> = Promise.resolve();
 
@@ -67,6 +67,12 @@ export class Lifecycle implements Disposable {
     this.stop();
     this.#log.error({}, "the tenant was shredded, its keys are destroyed: wiping the caches, and every request fails with EKEYREVOKED");
     this.#wipe("revoked");
+  }
+
+  /** A user wants everything gone (kiseki cache wipe). Resolves when it is. */
+  async wipe(): Promise<void> {
+    this.#wipe("requested");
+    await this.#wiping;
   }
 
   /** Resolves when nothing is being wiped. */

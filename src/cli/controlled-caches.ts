@@ -1,26 +1,33 @@
 /** The caches of a client, as the control socket shows them. */
 import { ControlError, type ControlledCaches } from "../cache/control/control.ts";
 import { LatencyHistogram } from "../cache/control/latency-histogram.ts";
+import type { StatsSource } from "../cache/control/stats.ts";
 import { BLOCK_BYTES } from "../protocol/limits.ts";
 import type { Client } from "./open-client.ts";
 
-export function controlledCaches({ arena, policy, pool, settings, lifecycle }: Client): ControlledCaches {
+export function controlledCaches(client: Client): ControlledCaches {
+  const { arena, policy, pool, settings, lifecycle } = client;
+  const stats: StatsSource = {
+    reads: { l1Hits: 0, l2Hits: 0, misses: 0, bypasses: 0 },
+    latency: { l1: new LatencyHistogram(), l2: new LatencyHistogram(), canonical: new LatencyHistogram() },
+    l1: () => {
+      const entries = arena.cachedCount;
+      return { maxBytes: arena.cellCount * BLOCK_BYTES, bytes: entries * BLOCK_BYTES, entries, evictions: 0 };
+    },
+    l2: () => null,
+    policy: () => ({ ...policy }),
+    datasets: () => [],
+    wipes: lifecycle.wipes,
+  };
   return {
     mode: settings.cacheMode,
     pool: pool === null ? null : { id: pool.id, path: pool.path },
-    stats: {
-      reads: { l1Hits: 0, l2Hits: 0, misses: 0, bypasses: 0 },
-      latency: { l1: new LatencyHistogram(), l2: new LatencyHistogram(), canonical: new LatencyHistogram() },
-      l1: () => {
-        const entries = arena.cachedCount;
-        return { maxBytes: arena.cellCount * BLOCK_BYTES, bytes: entries * BLOCK_BYTES, entries, evictions: 0 };
-      },
-      l2: () => null,
-      policy: () => ({ ...policy }),
-      datasets: () => [],
-      wipes: lifecycle.wipes,
+    stats,
+    wipe: async () => {
+      const before = { l1Bytes: stats.l1().bytes, l2Bytes: stats.l2()?.bytes ?? 0, datasets: stats.datasets().length };
+      await lifecycle.wipe();
+      return before;
     },
-    wipe: () => Promise.reject(new ControlError("conflict", "there is nothing to wipe")),
     staging: () => {
       throw new ControlError("conflict", "this mount has no pool to stage into");
     },
