@@ -3,6 +3,7 @@
 /** errno values that callers of these wrappers tell apart (asm-generic/errno.h). */
 export const ENOENT = 2;
 export const EINTR = 4;
+export const ENXIO = 6;
 export const EAGAIN = 11;
 export const ENODEV = 19;
 

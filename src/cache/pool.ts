@@ -13,18 +13,17 @@
  * The owner uses every file in it through its path, and stops doing so before close(): then all is overwritten with zeros and unlinked.
  */
 import { randomBytes } from "node:crypto";
-import { closeSync, constants, mkdirSync, openSync, renameSync } from "node:fs";
+import { closeSync, constants, lstatSync, mkdirSync, openSync, readdirSync, renameSync } from "node:fs";
 import { join } from "node:path";
+import { setImmediate } from "node:timers/promises";
 import { tryLock } from "../../ffi/libc/flock.ts";
 import { PoolError } from "./cache-error.ts";
-import { type CacheFolder, isStill, NEW_PREFIX } from "./cache-folder.ts";
+import { type CacheFolder, NEW_PREFIX } from "./cache-folder.ts";
+import { lockIfFree, receiveLock, sendLock } from "./pool-lock.ts";
 import { lockPath, type PoolRecord, readPoolRecord, writePoolRecord } from "./pool-record.ts";
 import { Space, type SpaceLimits } from "./space.ts";
-import { type WipeProgress, type WipeReport, wipeContents, wipePool } from "./wipe.ts";
+import { CONTENT_FOLDERS, type WipeProgress, type WipeReport, wipeContents, wipePool } from "./wipe.ts";
 
-export const CHUNKS_FOLDER = "chunks";
-export const FILES_FOLDER = "files";
-export const STAGING_FOLDER = "staging";
 const POOL_ID_BYTES = 16;
 /** Chunks are spread over this many folders, by the first byte of their ids. */
 const CHUNK_FOLDERS = 256;
@@ -32,6 +31,8 @@ const CHUNK_FOLDERS = 256;
 /** A scrubber that only looks holds the lock for an instant: so long is tried again before a pool counts as in use. */
 const LOCK_PATIENCE_MS = 250;
 const LOCK_RETRY_MS = 5;
+/** The unit of st_blocks (stat(2)). */
+const STAT_BLOCK_BYTES = 512;
 
 /** Who has a pool: what is written into its lock file. */
 export type PoolOwner = Pick<PoolRecord, "tenant" | "cluster" | "mode" | "kind" | "mountpoint">;
@@ -79,7 +80,7 @@ export class Pool {
       try {
         if (!tryLock(fd)) throw new PoolError("in_use", `${aside}: locked by another process as it was made`);
         writePoolRecord(fd, record);
-        for (const name of [CHUNKS_FOLDER, FILES_FOLDER, STAGING_FOLDER]) mkdirSync(join(aside, name), { mode: 0o700 });
+        for (const name of CONTENT_FOLDERS) mkdirSync(join(aside, name), { mode: 0o700 });
         renameSync(aside, path);
         return fd;
       } catch (error) {
@@ -91,35 +92,57 @@ export class Pool {
   }
 
   /**
-   * Takes a pool over whose owner has died.
-   * @throws PoolError: not_found, in_use, not_yours
+   * Takes a pool over: one whose owner has died, or, with `askForIt`, one that a staging daemon holds. `askForIt` asks the daemon to hand
+   * its lock to the socket of this name in the pool's folder (POST /handover on its control socket).
+   * @throws PoolError: not_found, in_use, not_yours, failed; CacheFolderError
    */
-  static async adopt(folder: CacheFolder, id: string, owner: PoolOwner, limits: SpaceLimits): Promise<Pool> {
+  static async adopt(
+    folder: CacheFolder,
+    id: string,
+    owner: PoolOwner,
+    limits: SpaceLimits,
+    askForIt?: (poolPath: string, socketName: string) => Promise<void>,
+  ): Promise<Pool> {
     const path = folder.poolPath(owner.tenant, id);
     const place = folder.pools().find((pool) => pool.id === id);
     if (place === undefined) throw new PoolError("not_found", `no cache pool ${id} in ${folder.path}`);
     if (place.tenant !== owner.tenant) throw new PoolError("not_yours", `cache pool ${id} belongs to tenant ${place.tenant}`);
     const deadline = performance.now() + LOCK_PATIENCE_MS;
     for (;;) {
-      const lockFd = lockIfFree(path);
-      if (lockFd !== null) return Pool.#takeOver(folder, path, id, lockFd, owner, limits);
-      if (performance.now() > deadline) throw new PoolError("in_use", `cache pool ${id} is in use${byWhom(path)}`);
+      const free = lockIfFree(path);
+      if (free !== null) return Pool.#takeOver(folder, path, id, free, owner, limits);
+      const holder = readPoolRecord(lockPath(path));
+      if (holder !== null) checkOwner(id, holder, owner);
+      if (holder?.kind === "stage" && holder.wipe === null && askForIt !== undefined) {
+        const received = await receiveLock(
+          path,
+          (socketName) => askForIt(path, socketName),
+          () => lockIfFree(path),
+        );
+        return Pool.#takeOver(folder, path, id, received, owner, limits);
+      }
+      if (performance.now() > deadline) throw new PoolError("in_use", `cache pool ${id} is in use${byWhom(holder)}`);
       await Bun.sleep(LOCK_RETRY_MS);
     }
   }
 
-  static #takeOver(folder: CacheFolder, path: string, id: string, lockFd: number, owner: PoolOwner, limits: SpaceLimits): Pool {
+  static async #takeOver(
+    folder: CacheFolder,
+    path: string,
+    id: string,
+    lockFd: number,
+    owner: PoolOwner,
+    limits: SpaceLimits,
+  ): Promise<Pool> {
     try {
       const before = readPoolRecord(lockFd);
-      if (before === null || before.wipe !== null) throw new PoolError("not_found", `cache pool ${id} is being deleted`);
-      if (before.tenant !== owner.tenant || before.cluster !== owner.cluster) {
-        throw new PoolError("not_yours", `cache pool ${id} belongs to tenant ${before.tenant} of cluster ${before.cluster}`);
-      }
-      const uid = process.geteuid?.() ?? 0;
-      if (before.uid !== uid) throw new PoolError("not_yours", `cache pool ${id} belongs to user ${before.uid}`);
-      const record: PoolRecord = { ...owner, pid: process.pid, uid, wipe: null };
+      if (before === null) throw new PoolError("not_found", `cache pool ${id} is damaged: ${lockPath(path)} can't be understood`);
+      checkOwner(id, before, owner);
+      const record: PoolRecord = { ...owner, pid: process.pid, uid: before.uid, wipe: null };
       writePoolRecord(lockFd, record);
-      return Pool.#owned(folder, path, id, lockFd, record, limits);
+      const pool = Pool.#owned(folder, path, id, lockFd, record, limits);
+      pool.space.restate(await bytesBelow(path));
+      return pool;
     } catch (error) {
       closeSync(lockFd);
       throw error;
@@ -129,22 +152,22 @@ export class Pool {
   static #owned(folder: CacheFolder, path: string, id: string, lockFd: number, record: PoolRecord, limits: SpaceLimits): Pool {
     const pool = new Pool(folder, path, id, lockFd, record, limits);
     for (let prefix = 0; prefix < CHUNK_FOLDERS; prefix++) {
-      mkdirSync(join(path, CHUNKS_FOLDER, prefix.toString(16).padStart(2, "0")), { recursive: true, mode: 0o700 });
+      mkdirSync(join(path, "chunks", prefix.toString(16).padStart(2, "0")), { recursive: true, mode: 0o700 });
     }
     return pool;
   }
 
   /** Where a chunk of its own file stands. @param idHex 64 lowercase hexadecimal digits */
   chunkPath(idHex: string): string {
-    return `${this.path}/${CHUNKS_FOLDER}/${idHex.slice(0, 2)}/${idHex}`;
+    return `${this.path}/chunks/${idHex.slice(0, 2)}/${idHex}`;
   }
 
   get filesPath(): string {
-    return join(this.path, FILES_FOLDER);
+    return join(this.path, "files");
   }
 
   get stagingPath(): string {
-    return join(this.path, STAGING_FOLDER);
+    return join(this.path, "staging");
   }
 
   /**
@@ -163,8 +186,13 @@ export class Pool {
    * process's any more: it must not touch it again. All use of it must have ended before.
    * @throws PoolError failed: nobody listens there; the pool is still this process's
    */
-  async handOver(_socketName: string): Promise<void> {
-    throw new Error("not there yet");
+  handOver(socketName: string): void {
+    if (this.#state !== "open") throw new PoolError("failed", `cache pool ${this.id} can't be handed over: it is ${this.#state}`);
+    this.space.trim();
+    sendLock(this.path, socketName, this.#lockFd);
+    this.#state = "handed over";
+    this.space.close();
+    closeSync(this.#lockFd);
   }
 
   /** Ends the use of the pool. With `wipe`, all of it is overwritten and deleted. Nothing to do after a hand-over. */
@@ -182,27 +210,31 @@ export class Pool {
   }
 }
 
-/**
- * The descriptor of a pool's lock, if nobody else has it.
- * @throws PoolError not_found: the pool is gone
- */
-export function lockIfFree(poolPath: string): number | null {
-  const path = lockPath(poolPath);
-  let fd: number;
-  try {
-    fd = openSync(path, constants.O_RDWR | constants.O_NOFOLLOW);
-  } catch (error) {
-    throw new PoolError("not_found", `${path}: ${(error as NodeJS.ErrnoException).code}`, { cause: error });
+/** What the files below the content folders take up on the disk. */
+async function bytesBelow(poolPath: string): Promise<number> {
+  let bytes = 0;
+  const folders = CONTENT_FOLDERS.map((name) => join(poolPath, name));
+  for (let path = folders.pop(); path !== undefined; path = folders.pop()) {
+    for (const entry of readdirSync(path, { withFileTypes: true })) {
+      const child = join(path, entry.name);
+      if (entry.isDirectory()) folders.push(child);
+      else bytes += (lstatSync(child, { throwIfNoEntry: false })?.blocks ?? 0) * STAT_BLOCK_BYTES;
+    }
+    await setImmediate();
   }
-  if (tryLock(fd) && isStill(fd, path)) return fd;
-  const gone = !isStill(fd, path);
-  closeSync(fd);
-  if (gone) throw new PoolError("not_found", `${path}: was deleted`);
-  return null;
+  return bytes;
 }
 
-function byWhom(poolPath: string): string {
-  const record = readPoolRecord(lockPath(poolPath));
-  if (record === null) return "";
-  return record.kind === "stage" ? ` by the staging daemon ${record.pid}` : ` by process ${record.pid}, mounted on ${record.mountpoint}`;
+/** @throws PoolError not_yours, not_found */
+function checkOwner(id: string, holder: PoolRecord, owner: PoolOwner): void {
+  if (holder.wipe !== null) throw new PoolError("not_found", `cache pool ${id} is being deleted`);
+  if (holder.tenant !== owner.tenant || holder.cluster !== owner.cluster) {
+    throw new PoolError("not_yours", `cache pool ${id} belongs to tenant ${holder.tenant} of cluster ${holder.cluster}`);
+  }
+  if (holder.uid !== process.geteuid?.()) throw new PoolError("not_yours", `cache pool ${id} belongs to user ${holder.uid}`);
+}
+
+function byWhom(holder: PoolRecord | null): string {
+  if (holder === null) return "";
+  return holder.kind === "stage" ? ` by the staging daemon ${holder.pid}` : ` by process ${holder.pid}, mounted on ${holder.mountpoint}`;
 }

@@ -15,7 +15,7 @@
  * File `reserved` in the pool's folder, read by all other pools: u64 LE bytes that this pool has, or may write without asking again;
  * u64 LE how many of these may be not yet on the disk (at most). It grows under node.lock only; it may shrink at any time.
  */
-import { closeSync, constants, openSync, readFileSync, statfsSync, writeSync } from "node:fs";
+import { closeSync, constants, openSync, readFileSync, statfsSync, writeFileSync, writeSync } from "node:fs";
 import { join } from "node:path";
 import { KIB, MIB } from "../protocol/limits.ts";
 import type { CacheFolder } from "./cache-folder.ts";
@@ -67,6 +67,13 @@ export function readReserved(poolPath: string): { reservedBytes: number; unwritt
   }
   if (content.length < RESERVED_FILE_BYTES) return { reservedBytes: 0, unwrittenBytes: 0 };
   return { reservedBytes: Number(content.readBigUInt64LE(0)), unwrittenBytes: Number(content.readBigUInt64LE(8)) };
+}
+
+/** Says what is left of a pool that nobody writes into any more. */
+export function writeReserved(poolPath: string, bytes: number): void {
+  const record = Buffer.alloc(RESERVED_FILE_BYTES);
+  record.writeBigUInt64LE(BigInt(bytes), 0);
+  writeFileSync(join(poolPath, RESERVED_FILE), record, { mode: 0o600 });
 }
 
 export class Space implements Disposable {

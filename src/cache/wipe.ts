@@ -1,70 +1,81 @@
-/** Destroys what is in a pool, and the pool. The caller holds the pool's lock. */
-
-import { rmdirSync, unlinkSync } from "node:fs";
-import { readdir, rmdir, unlink } from "node:fs/promises";
+/** Destroys what is in a pool, and the pool. The caller holds the pool's lock, and nobody uses a file in it. */
+import { type Dirent, rmdirSync, unlinkSync } from "node:fs";
+import { readdir, rmdir } from "node:fs/promises";
 import { dirname, join } from "node:path";
+import type { Logger } from "../log.ts";
+import { MIB } from "../protocol/limits.ts";
 import type { CacheFolder } from "./cache-folder.ts";
 import { LOCK_FILE, lockPath, type PoolRecord, writePoolRecord } from "./pool-record.ts";
-import { type ZeroizeFault, zeroizeFiles } from "./zeroize.ts";
+import { RESERVED_FILE, writeReserved } from "./space.ts";
+import { addFault, emptyReport, type ZeroizeReport, zeroizeFiles } from "./zeroize.ts";
+
+/** Made with every pool, and there until it goes. */
+export const CONTENT_FOLDERS = ["chunks", "files", "staging"] as const;
+
+/** Progress is told at most this often. */
+const PROGRESS_INTERVAL_MS = 200;
+/** The log is told of a wipe that takes longer than this, and so often. */
+const LOG_INTERVAL_MS = 2_000;
 
 export interface WipeProgress {
+  /** Overwritten with zeros. */
   readonly bytesDone: number;
   /** As far as is known. */
   readonly bytesTotal: number;
-  readonly filesDone: number;
 }
 
 export interface WipeOptions {
+  /** What is there, roughly. */
   readonly bytesTotal: number;
   readonly onProgress?: ((progress: WipeProgress) => void) | undefined;
 }
 
-export interface WipeReport {
-  readonly files: number;
-  readonly bytes: number;
-  /** Of files that could not be deleted. */
-  readonly bytesLeft: number;
-  readonly faults: readonly ZeroizeFault[];
-}
+export type WipeReport = Readonly<ZeroizeReport>;
 
-/** Progress is told at most this often. */
-const PROGRESS_INTERVAL_MS = 200;
-const CONTENT_FOLDERS = ["chunks", "files", "staging"];
-
-/** Overwrites and deletes all files below the content folders, which stay. */
+/** Overwrites and deletes all files below the content folders; the folders stay. */
 export async function wipeContents(poolPath: string, options: WipeOptions): Promise<WipeReport> {
   const wipe = new Wipe(options);
   for (const name of CONTENT_FOLDERS) await wipe.filesBelow(join(poolPath, name), "keep folders");
-  return wipe.report();
+  return wipe.report;
 }
 
-/** Overwrites and deletes everything, the lock file last. What can't be deleted stays, with its lock file, for the next try. */
+/**
+ * Overwrites and deletes everything, the lock file last: a pool that is half wiped is found again by the next scrub. What can't be deleted
+ * stays, with its lock file. `record` is written into the lock file with the progress: see PoolRecord.wipe.
+ */
 export async function wipePool(
   folder: CacheFolder,
   poolPath: string,
   lockFd: number,
-  record: PoolRecord | null,
+  record: PoolRecord,
   options: WipeOptions,
 ): Promise<WipeReport> {
   const tell = (progress: WipeProgress): void => {
-    if (record !== null) writePoolRecord(lockFd, { ...record, wipe: progress });
+    writePoolRecord(lockFd, { ...record, wipe: progress });
     options.onProgress?.(progress);
   };
   const wipe = new Wipe({ ...options, onProgress: tell });
-  tell({ bytesDone: 0, bytesTotal: options.bytesTotal, filesDone: 0 });
-  await wipe.filesBelow(poolPath, "keep pool.lock");
-  if (wipe.faults.length === 0) {
-    await folder.withNodeLock(() => {
-      // Without pool.lock a folder counts as a dead pool: both go in one step.
-      rmLockAndFolder(poolPath);
-    });
+  tell({ bytesDone: 0, bytesTotal: options.bytesTotal });
+  for (const name of CONTENT_FOLDERS) await wipe.filesBelow(join(poolPath, name), "all");
+  await wipe.filesBelow(poolPath, "all but the pool's own");
+  if (wipe.report.failed > 0) {
+    // Other pools may have the room of what is gone.
+    writeReserved(poolPath, wipe.report.bytesLeft);
+    return wipe.report;
   }
-  return wipe.report();
+  try {
+    // Under the lock of the node, as a folder without pool.lock counts as a dead pool, and the tenant's may be about to get a new one.
+    await folder.withNodeLock(() => removeEmpty(poolPath));
+  } catch (error) {
+    addFault(wipe.report, poolPath, (error as Error).message);
+  }
+  return wipe.report;
 }
 
-function rmLockAndFolder(poolPath: string): void {
-  unlinkSync(lockPath(poolPath));
-  rmdirSync(poolPath);
+/** Removes a pool of which only the pool's own files are left, and the tenant's folder with its last pool. Under node.lock. */
+export function removeEmpty(poolPath: string): void {
+  for (const path of [join(poolPath, RESERVED_FILE), lockPath(poolPath)]) unlessGone(() => unlinkSync(path));
+  unlessGone(() => rmdirSync(poolPath));
   try {
     rmdirSync(dirname(poolPath));
   } catch {
@@ -72,11 +83,21 @@ function rmLockAndFolder(poolPath: string): void {
   }
 }
 
+/** An onProgress that tells the log about a wipe that takes long. */
+export function logWipe(log: Pick<Logger, "info">, what: string): (progress: WipeProgress) => void {
+  let toldAt = performance.now();
+  return ({ bytesDone, bytesTotal }) => {
+    const now = performance.now();
+    if (now - toldAt < LOG_INTERVAL_MS) return;
+    toldAt = now;
+    const percent = bytesTotal === 0 ? 0 : Math.floor((bytesDone / bytesTotal) * 100);
+    log.info({ bytesDone, bytesTotal }, `${what}: ${percent} % of ${Math.ceil(bytesTotal / MIB)} MiB overwritten`);
+  };
+}
+
 class Wipe {
-  readonly faults: ZeroizeFault[] = [];
+  readonly report = emptyReport();
   readonly #options: WipeOptions;
-  #files = 0;
-  #bytes = 0;
   #bytesDone = 0;
   #toldAt = performance.now();
 
@@ -84,32 +105,33 @@ class Wipe {
     this.#options = options;
   }
 
-  report(): WipeReport {
-    return { files: this.#files, bytes: this.#bytes, bytesLeft: 0, faults: this.faults };
+  /** All files below a folder, which stays; and the folders below it, unless they are to stay. */
+  async filesBelow(path: string, mode: "keep folders" | "all but the pool's own" | "all"): Promise<void> {
+    const files: string[] = [];
+    for (const entry of await this.#list(path)) {
+      const child = join(path, entry.name);
+      if (!entry.isDirectory()) {
+        if (mode === "all but the pool's own" && (entry.name === LOCK_FILE || entry.name === RESERVED_FILE)) continue;
+        files.push(child);
+        continue;
+      }
+      await this.filesBelow(child, mode === "keep folders" ? mode : "all");
+      if (mode !== "keep folders") await rmdir(child).catch((error) => this.#fault(child, error));
+    }
+    await zeroizeFiles(files, { onBytes: (bytes) => this.#progress(bytes) }, this.report);
   }
 
-  /** All files below a folder, which stays; and the folders below it unless they are to stay. */
-  async filesBelow(path: string, mode: "keep folders" | "keep pool.lock" | "all"): Promise<void> {
-    const entries = await readdir(path, { withFileTypes: true }).catch((error) => {
-      if ((error as NodeJS.ErrnoException).code === "ENOENT") return [];
-      throw error;
-    });
-    const files: string[] = [];
-    for (const entry of entries) {
-      const child = join(path, entry.name);
-      if (entry.isDirectory()) {
-        await this.filesBelow(child, mode === "keep folders" ? mode : "all");
-        if (mode !== "keep folders") await rmdir(child).catch((error) => this.faults.push({ path: child, reason: error.message }));
-      } else if (entry.isFile()) {
-        if (mode !== "keep pool.lock" || entry.name !== LOCK_FILE) files.push(child);
-      } else {
-        await unlink(child);
-      }
+  async #list(path: string): Promise<Dirent[]> {
+    try {
+      return await readdir(path, { withFileTypes: true });
+    } catch (error) {
+      this.#fault(path, error);
+      return [];
     }
-    const report = await zeroizeFiles(files, { onBytes: (bytes) => this.#progress(bytes) });
-    this.#files += report.files;
-    this.#bytes += report.bytes;
-    this.faults.push(...report.faults);
+  }
+
+  #fault(path: string, error: unknown): void {
+    if ((error as NodeJS.ErrnoException).code !== "ENOENT") addFault(this.report, path, (error as Error).message);
   }
 
   #progress(bytes: number): void {
@@ -117,7 +139,14 @@ class Wipe {
     const now = performance.now();
     if (now - this.#toldAt < PROGRESS_INTERVAL_MS) return;
     this.#toldAt = now;
-    const bytesTotal = Math.max(this.#options.bytesTotal, this.#bytesDone);
-    this.#options.onProgress?.({ bytesDone: this.#bytesDone, bytesTotal, filesDone: this.#files });
+    this.#options.onProgress?.({ bytesDone: this.#bytesDone, bytesTotal: Math.max(this.#options.bytesTotal, this.#bytesDone) });
+  }
+}
+
+function unlessGone(work: () => void): void {
+  try {
+    work();
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== "ENOENT") throw error;
   }
 }
