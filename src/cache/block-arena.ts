@@ -3,7 +3,8 @@
  * data, requests in flight, read-ahead and the L1 cache all draw from it, so one number bounds them together; workers read and
  * write the cells directly.
  *
- * A cell is free, or pinned (somebody uses it), or cached (evictable, in LRU order), or both pinned and cached.
+ * A cell is free, or pinned (somebody uses it), or cached (evictable, in LRU order), or both pinned and cached. What it held is
+ * overwritten with zeros when it stops holding it.
  */
 import { BLOCK_BYTES } from "../protocol/limits.ts";
 
@@ -38,6 +39,9 @@ export class BlockArena {
   readonly #waiters: Waiter[] = [];
   #evictable = 0;
   #untouched = 0;
+  #cached = 0;
+  /** Cached blocks that had to go, since the beginning. */
+  evictions = 0;
 
   /** @param capacityBytes at least ARENA_MIN_BYTES; memory is only really used as cells are first written. */
   constructor(capacityBytes: number) {
@@ -69,9 +73,7 @@ export class BlockArena {
 
   /** Cells that hold a cached block. */
   get cachedCount(): number {
-    let count = 0;
-    for (const chunk of this.#chunks.values()) count += chunk.count;
-    return count;
+    return this.#cached;
   }
 
   /** `count` cells, pinned once for the caller, or null when there are not so many, or others wait. */
@@ -121,6 +123,7 @@ export class BlockArena {
       this.#linkFirst(cell);
       this.#evictable++;
     } else {
+      this.bytes(cell).fill(0);
       this.#free.push(cell);
     }
     if (this.#waiters.length > 0) this.#serveWaiters();
@@ -141,6 +144,7 @@ export class BlockArena {
     if (chunk.cells[block] !== NONE) return;
     chunk.cells[block] = cell;
     chunk.count++;
+    this.#cached++;
     this.#chunkOf[cell] = chunk;
     this.#blockOf[cell] = block;
   }
@@ -153,18 +157,40 @@ export class BlockArena {
       } else {
         cell = this.#previous[this.cellCount] as number;
         this.#evict(cell);
+        this.evictions++;
       }
     }
     this.#pins[cell] = 1;
     return cell;
   }
 
+  /** Empties the cache. Blocks that somebody has pinned can't be found any more, and go when they are unpinned. Returns how many there were. */
+  wipe(): number {
+    const count = this.#cached;
+    for (let cell = 0; cell < this.#untouched; cell++) {
+      if (this.#chunkOf[cell] === null) continue;
+      if (this.#pins[cell] === 0) {
+        this.#evict(cell);
+        this.#free.push(cell);
+      } else {
+        this.#forget(cell);
+      }
+    }
+    return count;
+  }
+
   #evict(cell: number): void {
-    const chunk = this.#chunkOf[cell];
-    if (chunk === null || chunk === undefined) throw new Error("arena: nothing to evict");
     this.#unlink(cell);
     this.#evictable--;
+    this.#forget(cell);
+    this.bytes(cell).fill(0);
+  }
+
+  #forget(cell: number): void {
+    const chunk = this.#chunkOf[cell];
+    if (chunk === null || chunk === undefined) throw new Error("arena: nothing to evict");
     this.#chunkOf[cell] = null;
+    this.#cached--;
     chunk.cells[this.#blockOf[cell] as number] = NONE;
     if (--chunk.count === 0) this.#chunks.delete(chunk.key);
   }

@@ -58,6 +58,7 @@ export class ChunkIndex {
   #observer: ChunkIndexObserver | null = null;
   #size = 0;
   #storedTotal = 0;
+  #pinnedTotal = 0;
 
   /** Chunks. */
   get size(): number {
@@ -67,6 +68,11 @@ export class ChunkIndex {
   /** Bytes of all blocks that are there. */
   get totalBytes(): number {
     return this.#storedTotal;
+  }
+
+  /** Bytes of the blocks of pinned chunks. */
+  get pinnedBytes(): number {
+    return this.#pinnedTotal;
   }
 
   /** Memory that the index takes, in bytes. */
@@ -104,7 +110,9 @@ export class ChunkIndex {
     const { page, at } = this.#record(slot);
     if (((page[at + META] as number) & DOOMED) !== 0) throw new Error(`slot ${slot} was removed before`);
     this.#observer?.onRemove(slot);
-    this.#storedTotal -= this.storedBytes(slot);
+    const stored = this.storedBytes(slot);
+    this.#storedTotal -= stored;
+    if (this.pinned(slot)) this.#pinnedTotal -= stored;
     this.#table.remove(slot);
     this.#size--;
     if (page[at + HOLDS] === 0) this.#free(slot);
@@ -217,7 +225,9 @@ export class ChunkIndex {
     const meta = page[at + META] as number;
     if (((meta & PINNED) !== 0) === pinned) return;
     page[at + META] = pinned ? meta | PINNED : meta & ~PINNED;
-    if ((meta & DOOMED) === 0) this.#observer?.onPinned(slot, pinned);
+    if ((meta & DOOMED) !== 0) return;
+    this.#pinnedTotal += pinned ? this.storedBytes(slot) : -this.storedBytes(slot);
+    this.#observer?.onPinned(slot, pinned);
   }
 
   place(slot: number): ChunkPlace {
@@ -335,6 +345,7 @@ export class ChunkIndex {
   #stored(slot: number, deltaBytes: number): void {
     if ((this.#meta(slot) & DOOMED) !== 0) return;
     this.#storedTotal += deltaBytes;
+    if (this.pinned(slot)) this.#pinnedTotal += deltaBytes;
     this.#observer?.onStored(slot, deltaBytes);
   }
 }

@@ -1,28 +1,24 @@
 /**
- * L2: chunks on the local disk, in a pool that is this process's alone. What is read from it was checked against the CRC32 that memory
- * has of each block; whatever goes wrong shows as "not there" and is counted (disk-faults.ts).
- *
- * Inserting never delays who reads: blocks are written by a Worker from the arena's cells, which stay pinned meanwhile, and when too many
- * wait, the next ones are dropped.
+ * L2: chunks on the local disk, in a pool that is this process's alone. What is read from it is checked against the CRC32 that memory
+ * has of each block; whatever goes wrong shows as "not there", and is counted (disk-faults.ts).
  */
-import { blockBytes, blockCount, type ChunkRef } from "../crypto/chunk-seal.ts";
-import { BLOCK_BYTES, MIB } from "../protocol/limits.ts";
+import { blockBytes, type ChunkRef } from "../crypto/chunk-seal.ts";
+import { BLOCK_BYTES } from "../protocol/limits.ts";
 import type { CacheMode } from "../protocol/policy.ts";
 import type { BlockArena } from "./block-arena.ts";
 import { ChunkFiles } from "./chunk-files.ts";
 import type { ChunkIndex } from "./chunk-index.ts";
-import { combineCrc32, shiftOf } from "./crc32-combine.ts";
+import type { DiskTierStats } from "./control/stats.ts";
+import { blockRoom, DiskChunks, messageOf } from "./disk-chunks.ts";
 import { DiskFaults, type FaultKind, faultKind } from "./disk-faults.ts";
+import { DiskImages } from "./disk-images.ts";
 import { DiskWriter } from "./disk-writer.ts";
 import { Eviction } from "./eviction.ts";
+import { InsertQueue } from "./insert-queue.ts";
 import type { Pool } from "./pool.ts";
-import { bytesOnDisk } from "./space.ts";
-
-/** Blocks that wait to be written at most: memory that readers lack meanwhile, so also at most an eighth of the arena. */
-const QUEUE_MAX_BYTES = 32 * MIB;
-const QUEUE_ARENA_PART = 8;
-/** CRC32 of the id and the data, behind the data. */
-const TRAILER_BYTES = 4;
+import type { StagedImageFile, StagingDisk } from "./staging/disk-side.ts";
+import { CacheCapacityExceeded } from "./staging/limits.ts";
+import type { WipeProgress, WipeReport } from "./wipe.ts";
 
 export interface DiskCacheOptions {
   readonly pool: Pool;
@@ -32,51 +28,59 @@ export interface DiskCacheOptions {
   readonly log: { warn(fields: object, message: string): void };
 }
 
-/** Counts since the mount began. */
-export interface DiskCounters {
-  /** In blocks. */
-  insertions: number;
-  dropped: number;
-  /** In chunks. */
-  evictions: number;
+interface Fault {
+  readonly kind: FaultKind;
+  readonly detail: string;
 }
 
-interface Insertion {
-  readonly ref: ChunkRef;
-  readonly first: number;
-  readonly cells: readonly number[];
-}
+/** A disk that hangs must not hold up an unmount for ever. */
+const QUIET_WAIT_MS = 10_000;
+/** Who waits for reads and writes to end looks this often. */
+const IDLE_POLL_MS = 5;
 
-export class DiskCache {
-  readonly counters: DiskCounters = { insertions: 0, dropped: 0, evictions: 0 };
-  readonly faults: DiskFaults;
+export class DiskCache implements StagingDisk {
   readonly #pool: Pool;
   readonly #index: ChunkIndex;
-  readonly #eviction: Eviction;
-  readonly #mode: Exclude<CacheMode, "bypass">;
   readonly #arena: BlockArena;
+  readonly #eviction: Eviction;
+  readonly #faults: DiskFaults;
   readonly #files = new ChunkFiles();
+  readonly #images: DiskImages;
   readonly #writer: DiskWriter;
-  readonly #queueMax: number;
-  /** Cells of insertions that are being written, or wait for room. */
-  #queued = 0;
-  /** Insertions that wait until what was evicted is off the disk. */
-  readonly #waiting: Insertion[] = [];
-  /** Blocks that are being written: slot * 64 + block. */
-  readonly #writing = new Set<number>();
-  /** Bytes of evicted chunks that are not off the disk yet. */
-  #leaving = 0;
-  #closed = false;
+  readonly #chunks: DiskChunks;
+  readonly #queue: InsertQueue;
+  /** Slots of chunk files that staging has pinned. */
+  readonly #staged = new Set<number>();
+  /** Reads and pinnings that run. */
+  #users = 0;
+  #state: "open" | "wiping" | "closed" = "open";
 
   constructor({ pool, index, mode, arena, log }: DiskCacheOptions) {
     this.#pool = pool;
     this.#index = index;
-    this.#eviction = new Eviction(index);
-    this.#mode = mode;
     this.#arena = arena;
-    this.faults = new DiskFaults(pool.path, log);
+    this.#eviction = new Eviction(index);
+    this.#faults = new DiskFaults(pool.path, log);
+    this.#images = new DiskImages(index);
     this.#writer = new DiskWriter(arena.memory);
-    this.#queueMax = Math.min(QUEUE_MAX_BYTES / BLOCK_BYTES, Math.floor(arena.cellCount / QUEUE_ARENA_PART));
+    this.#chunks = new DiskChunks({
+      pool,
+      index,
+      eviction: this.#eviction,
+      files: this.#files,
+      writer: this.#writer,
+      faults: this.#faults,
+      onRoom: () => this.#queue.goOn(),
+    });
+    this.#queue = new InsertQueue({
+      arena,
+      index,
+      chunks: this.#chunks,
+      space: pool.space,
+      pinned: mode === "pinned",
+      canWrite: () => this.#state === "open" && this.#faults.canWrite,
+      admits: (id, bytes) => this.#eviction.admits(id, bytes),
+    });
   }
 
   /** All of these blocks are there. */
@@ -86,7 +90,7 @@ export class DiskCache {
   }
 
   #find(ref: ChunkRef): number {
-    if (!this.faults.canRead || this.#closed) return -1;
+    if (this.#state !== "open" || !this.#faults.canRead) return -1;
     const slot = this.#index.find(ref.id);
     return slot >= 0 && this.#index.bytes(slot) === ref.bytes ? slot : -1;
   }
@@ -95,20 +99,29 @@ export class DiskCache {
   async read(ref: ChunkRef, first: number, cells: readonly number[]): Promise<boolean> {
     const slot = this.#find(ref);
     if (slot < 0 || !this.#index.hasBlocks(slot, first, cells.length)) return false;
+    const { image, firstBlock } = this.#index.place(slot);
+    const path = image === 0 ? this.#chunks.path(ref.id) : this.#images.acquire(image);
+    if (path === null) return false;
     this.#index.hold(slot);
+    this.#users++;
     try {
-      const fault = await this.#readBlocks(slot, ref, first, cells);
+      // Images have the numbers below 0.
+      const file = image === 0 ? slot : -image;
+      const fault = await this.#readBlocks(slot, ref, first, cells, { file, path, offset: (firstBlock + first) * BLOCK_BYTES });
       if (fault === null) {
         this.#eviction.onRead(slot, cells.length);
         return true;
       }
       // Removed meanwhile: its bytes may be zeros by now.
-      if (this.#index.isRemoved(slot) || this.#closed) return false;
-      this.faults.onRead(fault.kind, fault.detail);
-      this.#remove(slot);
+      if (this.#index.isRemoved(slot) || this.#state !== "open") return false;
+      this.#faults.onRead(fault.kind, fault.detail);
+      if (image === 0) this.#discard(slot);
+      else for (let i = 0; i < cells.length; i++) this.#index.clearBlock(slot, first + i);
       return false;
     } finally {
+      this.#users--;
       this.#index.release(slot);
+      if (image !== 0) this.#images.release(image);
     }
   }
 
@@ -117,15 +130,15 @@ export class DiskCache {
     ref: ChunkRef,
     first: number,
     cells: readonly number[],
-  ): Promise<{ kind: FaultKind; detail: string } | null> {
+    { file, path, offset }: { file: number; path: string; offset: number },
+  ): Promise<Fault | null> {
     // Whole cells, also where the chunk's last block is shorter: what a direct read takes.
-    const aligned = ref.bytes >= BLOCK_BYTES;
+    const aligned = file < 0 || ref.bytes >= BLOCK_BYTES;
     const views = cells.map((cell, i) => (aligned ? this.#arena.bytes(cell) : this.#view(ref, first + i, cell)));
     const wanted = Math.min(ref.bytes, (first + cells.length) * BLOCK_BYTES) - first * BLOCK_BYTES;
-    const path = this.#path(ref.id);
     let got: number;
     try {
-      got = await this.#files.read(slot, path, views, first * BLOCK_BYTES, aligned);
+      got = await this.#files.read(file, path, views, offset, aligned);
     } catch (error) {
       return { kind: faultKind(error), detail: `${path}: ${messageOf(error)}` };
     }
@@ -138,193 +151,187 @@ export class DiskCache {
     return null;
   }
 
-  /** Blocks that are on their way to a reader will not come from here: they were not there. */
-  onMiss(ref: ChunkRef, count: number): void {
-    this.#eviction.onMiss(ref.id, count * BLOCK_BYTES);
-  }
-
-  /**
-   * Keeps blocks that stand in pinned cells and don't change any more. It pins the cells itself, and may let them go at once: when the
-   * disk is slow, full or broken, nothing is kept.
-   */
-  insert(ref: ChunkRef, first: number, cells: readonly number[]): void {
-    if (this.#closed || !this.faults.canWrite) return;
-    if (this.#queued + cells.length > this.#queueMax) {
-      this.counters.dropped += cells.length;
-      return;
-    }
-    for (const cell of cells) this.#arena.pin(cell);
-    this.#queued += cells.length;
-    const insertion = { ref, first, cells };
-    if (this.#waiting.length > 0) this.#waiting.push(insertion);
-    else this.#tryInsert(insertion);
-  }
-
-  /** Writes what there is room for; makes room and waits where there is none. */
-  #tryInsert(insertion: Insertion): void {
-    const { ref, first, cells } = insertion;
-    const slot = this.#index.find(ref.id);
-    for (let i = 0; i < cells.length; ) {
-      if (this.#isThere(slot, first + i)) {
-        i++;
-        continue;
-      }
-      let end = i + 1;
-      while (end < cells.length && !this.#isThere(slot, first + end)) end++;
-      const bytes = diskBytes(ref.bytes, first + i, end - i);
-      if (!this.#pool.space.reserve(bytes)) {
-        const left = { ref, first: first + i, cells: cells.slice(i) };
-        this.#done(cells.slice(0, i));
-        if (this.#makeRoom(ref, bytes)) this.#waiting.unshift(left);
-        else this.#drop(left);
-        return;
-      }
-      void this.#write(ref, first + i, cells.slice(i, end), bytes);
-      i = end;
-    }
-    this.#done(cells);
-  }
-
-  #isThere(slot: number, block: number): boolean {
-    if (slot < 0) return false;
-    return this.#index.hasBlocks(slot, block, 1) || this.#writing.has(slot * 64 + block);
-  }
-
-  /** Evicts as much as `bytes` need. False: they are not worth it, or nothing may go. */
-  #makeRoom(ref: ChunkRef, bytes: number): boolean {
-    if (this.#leaving >= bytes) return true;
-    if (this.#mode === "pinned" || !this.#eviction.admits(ref.id, bytes)) return false;
-    while (this.#leaving < bytes) {
-      const victim = this.#eviction.victim();
-      if (victim < 0) return false;
-      this.counters.evictions++;
-      this.#remove(victim);
-    }
-    return true;
-  }
-
-  async #write(ref: ChunkRef, first: number, cells: readonly number[], bytes: number): Promise<void> {
-    for (const cell of cells) this.#arena.pin(cell);
-    this.#queued += cells.length;
-    const index = this.#index;
-    let slot = index.find(ref.id);
-    const create = slot < 0;
-    if (create) {
-      slot = index.add(ref.id, ref.bytes);
-      if (this.#mode === "pinned") index.setPinned(slot, true);
-    }
-    index.hold(slot);
-    for (let i = 0; i < cells.length; i++) this.#writing.add(slot * 64 + first + i);
-    const path = this.#path(ref.id);
-    try {
-      const crcs = await this.#writer.write({ path, create, chunkBytes: ref.bytes, firstBlock: first, cells });
-      if (index.isRemoved(slot)) return;
-      for (const [i, crc] of crcs.entries()) index.setBlock(slot, first + i, crc);
-      this.counters.insertions += cells.length;
-      if (index.isComplete(slot)) await this.#writer.writeTrailer({ path, chunkBytes: ref.bytes, crc: this.#chunkCrc(slot) });
-    } catch (error) {
-      if (!this.#closed) this.faults.onWrite(faultKind(error), `${path}: ${messageOf(error)}`);
-      if (!index.isRemoved(slot)) this.#remove(slot);
-    } finally {
-      // What could not be written may be on the disk in part: its room is released with the chunk's.
-      this.#pool.space.settle(bytes);
-      for (let i = 0; i < cells.length; i++) this.#writing.delete(slot * 64 + first + i);
-      index.release(slot);
-      this.#done(cells);
-    }
-  }
-
-  /** Forgets a chunk, and destroys its file. Its room is free again when that is done. */
-  #remove(slot: number): void {
-    const index = this.#index;
-    const id = index.id(slot);
-    let bytes = 0;
-    for (let block = 0; block < index.blockCount(slot); block++) {
-      if (this.#isThere(slot, block)) bytes += diskBytes(index.bytes(slot), block, 1);
-    }
-    index.remove(slot);
-    this.#files.drop(slot);
-    this.#leaving += bytes;
-    const path = this.#path(id);
-    this.#writer
-      .destroy(path)
-      .then(
-        () => this.#pool.space.release(bytes),
-        // It is still on the disk, so its room stays taken.
-        (error) => {
-          if (!this.#closed) this.faults.onWrite(faultKind(error), `${path}: ${messageOf(error)}`);
-        },
-      )
-      .finally(() => {
-        this.#leaving -= bytes;
-        this.#goOn();
-      });
-  }
-
-  /** Takes up the insertions that wait for room. */
-  #goOn(): void {
-    for (let next = this.#waiting.shift(); next !== undefined; next = this.#waiting.shift()) {
-      if (this.#closed || !this.faults.canWrite) {
-        this.#drop(next);
-        continue;
-      }
-      const before = this.#waiting.length;
-      this.#tryInsert(next);
-      // It waits again.
-      if (this.#waiting.length > before) return;
-    }
-  }
-
-  #drop({ cells }: Insertion): void {
-    this.counters.dropped += cells.length;
-    this.#done(cells);
-  }
-
-  #done(cells: readonly number[]): void {
-    this.#queued -= cells.length;
-    this.#arena.unpinAll(cells);
-  }
-
-  /** CRC32 of the id and then the data, from the blocks' own. */
-  #chunkCrc(slot: number): number {
-    const bytes = this.#index.bytes(slot);
-    let crc: number = Bun.hash.crc32(this.#index.id(slot));
-    for (let block = 0; block < blockCount(bytes); block++) {
-      const length = blockBytes(bytes, block);
-      crc = combineCrc32(crc, this.#index.blockCrc(slot, block), length === BLOCK_BYTES ? BLOCK_SHIFT : shiftOf(length));
-    }
-    return crc;
-  }
-
   #view(ref: ChunkRef, block: number, cell: number): Uint8Array {
     const view = this.#arena.bytes(cell);
     const bytes = blockBytes(ref.bytes, block);
     return bytes === BLOCK_BYTES ? view : view.subarray(0, bytes);
   }
 
-  #path(id: Uint8Array): string {
-    return this.#pool.chunkPath(Buffer.from(id.buffer, id.byteOffset, id.byteLength).toString("hex"));
+  #discard(slot: number): void {
+    this.#staged.delete(slot);
+    void this.#chunks.remove(slot);
+  }
+
+  /** `count` blocks were asked for that are not there. */
+  onMiss(ref: ChunkRef, count: number): void {
+    if (this.#index.find(ref.id) < 0) this.#eviction.onMiss(ref.id, count * BLOCK_BYTES);
+  }
+
+  /** Keeps blocks that stand in pinned cells and don't change any more, if it can do so without delaying anybody. Never throws. */
+  insert(ref: ChunkRef, first: number, cells: readonly number[]): void {
+    if (this.#state === "open") this.#queue.add(ref, first, cells);
+  }
+
+  addImage(image: StagedImageFile): number {
+    return this.#images.add(image, (slot) => {
+      if (this.#staged.has(slot)) return false;
+      void this.#chunks.remove(slot);
+      return true;
+    });
+  }
+
+  async dropImage(number: number): Promise<void> {
+    await this.#images.drop(number);
+    this.#files.drop(-number);
+  }
+
+  /** @throws CacheCapacityExceeded; DiskError */
+  async pinChunk(ref: ChunkRef, first: number, cells: readonly number[]): Promise<void> {
+    this.#requireOpen();
+    this.#users++;
+    try {
+      await this.#pinBlocks(ref, first, cells);
+    } finally {
+      this.#users--;
+    }
+  }
+
+  async #pinBlocks(ref: ChunkRef, first: number, cells: readonly number[]): Promise<void> {
+    for (let at = 0; at < cells.length; ) {
+      const slot = this.#index.find(ref.id);
+      if (slot >= 0 && this.#index.place(slot).image !== 0) return;
+      if (slot >= 0) this.#pinSlot(slot);
+      if (slot >= 0 && this.#index.hasBlocks(slot, first + at, 1)) {
+        at++;
+        continue;
+      }
+      if (this.#chunks.isTaken(slot, first + at)) {
+        // A reader's insertion writes it; should that fail, it is written here.
+        await this.#chunks.settled(slot);
+        continue;
+      }
+      let end = at + 1;
+      while (end < cells.length && !this.#chunks.isTaken(slot, first + end)) end++;
+      const room = blockRoom(ref.bytes, first + at, end - at);
+      if (!(await this.#reserve(room))) throw this.#capacityExceeded();
+      // Somebody else may have begun to write some of them.
+      if (this.#index.find(ref.id) !== slot || this.#isAnyTaken(slot, first + at, end - at)) {
+        this.#pool.space.cancel(room);
+        continue;
+      }
+      const written = this.#chunks.write(ref, first + at, cells.slice(at, end), true);
+      this.#staged.add(this.#index.find(ref.id));
+      await written.catch((error) => {
+        throw faultKind(error) === "no_space" ? this.#capacityExceeded(error) : error;
+      });
+      at = end;
+    }
+  }
+
+  #isAnyTaken(slot: number, first: number, count: number): boolean {
+    for (let i = 0; i < count; i++) if (this.#chunks.isTaken(slot, first + i)) return true;
+    return false;
+  }
+
+  #pinSlot(slot: number): void {
+    this.#index.setPinned(slot, true);
+    this.#staged.add(slot);
+  }
+
+  #capacityExceeded(cause?: unknown): CacheCapacityExceeded {
+    const { usedBytes, maxBytes } = this.#pool.space;
+    const gigabytes = (bytes: number): string => (bytes / 1e9).toFixed(2);
+    const what = `the disk cache has no room: ${gigabytes(usedBytes)} GB of ${gigabytes(maxBytes)} GB are in use`;
+    return new CacheCapacityExceeded(`${what}, and what is pinned stays; release datasets, or raise cache_l2_max`, { cause });
+  }
+
+  pin(ref: ChunkRef): boolean {
+    const slot = this.#find(ref);
+    if (slot < 0 || !this.#index.isComplete(slot)) return false;
+    if (this.#index.place(slot).image === 0) this.#pinSlot(slot);
+    return true;
+  }
+
+  async unpinChunk(ref: ChunkRef): Promise<void> {
+    const slot = this.#index.find(ref.id);
+    if (slot < 0 || !this.#staged.delete(slot)) return;
+    await this.#chunks.remove(slot);
+  }
+
+  async makeRoom(bytes: number): Promise<boolean> {
+    if (!(await this.#reserve(bytes))) return false;
+    this.#pool.space.cancel(bytes);
+    return true;
+  }
+
+  /** Reserves room, and evicts what is not pinned for it. */
+  async #reserve(bytes: number): Promise<boolean> {
+    const { space } = this.#pool;
+    while (!(await space.reserveSoon(bytes))) {
+      const { totalBytes, pinnedBytes } = this.#index;
+      if (space.usedBytes - (totalBytes - pinnedBytes) + bytes > space.maxBytes) return false;
+      if (!this.#chunks.isEvicting && !this.#chunks.evict(bytes) && !this.#chunks.isEvicting) return false;
+      while (this.#chunks.isEvicting) await Bun.sleep(IDLE_POLL_MS);
+    }
+    return true;
+  }
+
+  onFault(kind: FaultKind, detail: string): void {
+    this.#faults.onRead(kind, detail);
+  }
+
+  stats(): DiskTierStats {
+    const { maxBytes, usedBytes } = this.#pool.space;
+    return {
+      maxBytes,
+      bytes: usedBytes,
+      pinnedBytes: this.#index.pinnedBytes,
+      entries: this.#index.size,
+      insertions: this.#chunks.insertedBlocks,
+      dropped: this.#queue.dropped,
+      evictions: this.#chunks.evictedChunks,
+      faults: { ...this.#faults.counts },
+      outOfUse: this.#faults.outOfUse,
+    };
+  }
+
+  /** Overwrites and deletes everything, staged files too; the pool stays and can be used again. */
+  async wipe(onProgress?: (progress: WipeProgress) => void): Promise<WipeReport> {
+    this.#requireOpen();
+    this.#state = "wiping";
+    try {
+      if (!(await this.#quiet())) throw new Error("the disk cache can't be wiped: its disk does not answer");
+      for (const slot of this.#index.entries()) this.#index.remove(slot);
+      this.#staged.clear();
+      this.#images.clear();
+      this.#files.close();
+      return await this.#pool.wipeContents(onProgress);
+    } finally {
+      this.#state = "open";
+    }
   }
 
   /** Ends all use of the pool; resolves when nothing of it is being read or written any more. */
   async close(): Promise<void> {
-    if (this.#closed) return;
-    this.#closed = true;
-    for (const insertion of this.#waiting.splice(0)) this.#drop(insertion);
+    if (this.#state === "closed") return;
+    this.#state = "closed";
+    await this.#quiet();
     await this.#writer.close();
     this.#files.close();
   }
-}
 
-const BLOCK_SHIFT = shiftOf(BLOCK_BYTES);
+  /** Waits until nobody reads or writes; nobody begins to any more. False: that takes too long. */
+  async #quiet(): Promise<boolean> {
+    this.#queue.clear();
+    const deadline = performance.now() + QUIET_WAIT_MS;
+    while (this.#users > 0 || this.#writer.pendingCount > 0) {
+      if (performance.now() > deadline) return false;
+      await Bun.sleep(IDLE_POLL_MS);
+    }
+    return true;
+  }
 
-/** What blocks of a chunk take up in its file; the last one has the trailer with it. */
-function diskBytes(bytes: number, first: number, count: number): number {
-  const end = first + count;
-  if (end < blockCount(bytes)) return count * BLOCK_BYTES;
-  return bytesOnDisk(bytes + TRAILER_BYTES) - first * BLOCK_BYTES;
-}
-
-function messageOf(error: unknown): string {
-  return error instanceof Error ? error.message : String(error);
+  #requireOpen(): void {
+    if (this.#state !== "open") throw new Error(`the disk cache is ${this.#state}`);
+  }
 }

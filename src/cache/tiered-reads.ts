@@ -1,5 +1,6 @@
 /** Where blocks come from that L1 has not got: the local disk where they are there and good, else the node. */
 import type { ChunkRef } from "../crypto/chunk-seal.ts";
+import { NodeError } from "../protocol/errors.ts";
 import type { DiskCache } from "./disk-cache.ts";
 
 /** Fills cells with the blocks of a chunk from `firstBlock` on. */
@@ -32,6 +33,16 @@ export class TieredReads {
     // The cells are the caller's again only when nobody writes to any of them.
     const failed = (await Promise.allSettled(parts)).find((result) => result.status === "rejected");
     if (failed !== undefined) throw failed.reason;
+  }
+
+  /** Past both tiers (O_DIRECT), but for a chunk that only L2 has: of a staged snapshot that has been deleted or changed since. */
+  async readFresh(ref: ChunkRef, first: number, cells: readonly number[]): Promise<void> {
+    try {
+      await this.#canonical(ref, first, cells);
+    } catch (error) {
+      const gone = error instanceof NodeError && error.code === "not_found";
+      if (!gone || this.#disk === null || !(await this.#disk.read(ref, first, cells))) throw error;
+    }
   }
 
   async #fromDisk(disk: DiskCache, ref: ChunkRef, first: number, cells: readonly number[]): Promise<void> {

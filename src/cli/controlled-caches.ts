@@ -6,15 +6,15 @@ import { BLOCK_BYTES } from "../protocol/limits.ts";
 import type { Client } from "./open-client.ts";
 
 export function controlledCaches(client: Client): ControlledCaches {
-  const { arena, policy, pool, settings, lifecycle } = client;
+  const { arena, disk, policy, pool, settings, lifecycle } = client;
   const stats: StatsSource = {
     reads: { l1Hits: 0, l2Hits: 0, misses: 0, bypasses: 0 },
     latency: { l1: new LatencyHistogram(), l2: new LatencyHistogram(), canonical: new LatencyHistogram() },
     l1: () => {
       const entries = arena.cachedCount;
-      return { maxBytes: arena.cellCount * BLOCK_BYTES, bytes: entries * BLOCK_BYTES, entries, evictions: 0 };
+      return { maxBytes: arena.cellCount * BLOCK_BYTES, bytes: entries * BLOCK_BYTES, entries, evictions: arena.evictions };
     },
-    l2: () => null,
+    l2: () => disk?.stats() ?? null,
     policy: () => ({ ...policy }),
     datasets: () => [],
     wipes: lifecycle.wipes,

@@ -40,6 +40,7 @@ export class ContentStore {
   readonly #caches: boolean;
   readonly #tiers: TieredReads;
   readonly #fetching = new Map<string, Promise<void>>();
+  #wipes = 0;
   readonly #uploads = new Set<Promise<ChunkSource>>();
   /** Cells that hold bytes which the node does not have yet. */
   dirtyCells = 0;
@@ -96,7 +97,7 @@ export class ContentStore {
     this.dirtyCells -= segment.releaseCells(this.#caches);
   }
 
-  /** Brings blocks and pins them. `fresh`: from the node, past the cache, and not left in it (O_DIRECT). */
+  /** Brings blocks and pins them; of those that another reader was fetching already, some may be missing. `fresh`: from the node, past the cache, and not left in it (O_DIRECT). */
   async bring(wants: readonly BlockWant[], fresh: boolean): Promise<BroughtBlocks> {
     const cached = this.#caches && !fresh;
     const blocks = runsOf(wants).flatMap(({ source, first, count }) =>
@@ -118,14 +119,19 @@ export class ContentStore {
       spare = await this.arena.take(blocks.length);
     }
     const missing: BlockWant[] = [];
+    const joined: Promise<void>[] = [];
     for (const want of blocks) {
       const cell = find(want);
-      if (cell < 0) {
+      const fetching = cell < 0 && cached ? this.#fetching.get(blockKey(want.source, want.block)) : undefined;
+      if (cell >= 0) {
+        this.arena.pin(cell);
+        cells.set(blockKey(want.source, want.block), cell);
+      } else if (fetching !== undefined) {
+        // Another reader began to fetch it meanwhile. The caller finds it afterwards, or asks again.
+        joined.push(fetching.catch(() => undefined));
+      } else {
         missing.push(want);
-        continue;
       }
-      this.arena.pin(cell);
-      cells.set(blockKey(want.source, want.block), cell);
     }
     const fetches = runsOf(missing).map((run) => {
       const own = spare.splice(0, run.count);
@@ -136,7 +142,7 @@ export class ContentStore {
     });
     this.arena.unpinAll(spare);
     // Every one of them has to be over before the cells may be given back.
-    const failed = (await Promise.allSettled(fetches)).find((result) => result.status === "rejected");
+    const failed = (await Promise.allSettled([...fetches, ...joined])).find((result) => result.status === "rejected");
     if (failed === undefined) return { cells, release };
     release();
     throw toFsError(failed.reason, "fetching a chunk");
@@ -144,11 +150,13 @@ export class ContentStore {
 
   /** Fetches blocks into pinned cells, and makes them findable when `cache` is set. The cells stay the caller's. */
   async #fetchRun({ source, first, count }: Run, cells: readonly number[], cache: boolean): Promise<void> {
-    const fetching = cache ? this.#tiers.read(source.ref, first, cells) : this.#transfer.get(source.ref, first, cells);
+    const { ref } = source;
+    const fetching = cache ? this.#tiers.read(ref, first, cells) : this.#tiers.readFresh(ref, first, cells);
+    const wipes = this.#wipes;
     if (cache) for (let i = 0; i < count; i++) this.#fetching.set(blockKey(source, first + i), fetching);
     try {
       await fetching;
-      if (!cache) return;
+      if (!cache || wipes !== this.#wipes) return;
       cells.forEach((cell, i) => {
         this.arena.publish(cell, source.key, first + i, blockCount(source.ref.bytes));
       });
@@ -174,6 +182,12 @@ export class ContentStore {
         .catch(() => undefined)
         .finally(() => this.arena.unpinAll(cells));
     }
+  }
+
+  /** Empties L1; what is being fetched is not kept either. Returns the bytes that were in it. */
+  wipe(): number {
+    this.#wipes++;
+    return this.arena.wipe() * BLOCK_BYTES;
   }
 
   /** The bytes of a cell that holds block `block` of a chunk. */

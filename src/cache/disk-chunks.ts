@@ -1,0 +1,160 @@
+/**
+ * The chunk files of a pool: written block by block, and destroyed. A file may have holes; its trailer is written when every block is
+ * there. Who writes has reserved the room before (blockRoom), and it is free again when the file is off the disk.
+ */
+import { blockBytes, blockCount, type ChunkRef } from "../crypto/chunk-seal.ts";
+import { BLOCK_BYTES } from "../protocol/limits.ts";
+import type { ChunkFiles } from "./chunk-files.ts";
+import type { ChunkIndex } from "./chunk-index.ts";
+import { combineCrc32, shiftOf } from "./crc32-combine.ts";
+import { type DiskFaults, faultKind } from "./disk-faults.ts";
+import type { DiskWriter } from "./disk-writer.ts";
+import type { Eviction } from "./eviction.ts";
+import type { Pool } from "./pool.ts";
+import { bytesOnDisk } from "./space.ts";
+
+/** CRC32 of the id and the data, little endian, behind the data. */
+export const TRAILER_BYTES = 4;
+const BLOCK_SHIFT = shiftOf(BLOCK_BYTES);
+/** More than the blocks of any chunk. */
+const SLOT_STRIDE = 64;
+
+/** What blocks of a chunk take up in its file; the last one has the trailer with it. */
+export function blockRoom(chunkBytes: number, first: number, count: number): number {
+  const end = first + count;
+  if (end < blockCount(chunkBytes)) return count * BLOCK_BYTES;
+  return bytesOnDisk(chunkBytes + TRAILER_BYTES) - first * BLOCK_BYTES;
+}
+
+export interface DiskChunksParts {
+  readonly pool: Pool;
+  readonly index: ChunkIndex;
+  readonly eviction: Eviction;
+  readonly files: ChunkFiles;
+  readonly writer: DiskWriter;
+  readonly faults: DiskFaults;
+  /** Room has come free. */
+  readonly onRoom: () => void;
+}
+
+export class DiskChunks {
+  readonly #parts: DiskChunksParts;
+  /** Blocks that are being written: slot * SLOT_STRIDE + block. */
+  readonly #writing = new Map<number, Promise<unknown>>();
+  /** Room of destroyed chunks that is not free yet. */
+  #leavingBytes = 0;
+  insertedBlocks = 0;
+  evictedChunks = 0;
+
+  constructor(parts: DiskChunksParts) {
+    this.#parts = parts;
+  }
+
+  path(id: Uint8Array): string {
+    return this.#parts.pool.chunkPath(Buffer.from(id.buffer, id.byteOffset, id.byteLength).toString("hex"));
+  }
+
+  /** The block is there, or on its way. @param slot -1: the chunk is not in the index */
+  isTaken(slot: number, block: number): boolean {
+    return slot >= 0 && (this.#parts.index.hasBlocks(slot, block, 1) || this.#writing.has(slot * SLOT_STRIDE + block));
+  }
+
+  /** Resolves when no block of the chunk is being written any more. */
+  async settled(slot: number): Promise<void> {
+    for (let block = 0; block < SLOT_STRIDE; block++) await this.#writing.get(slot * SLOT_STRIDE + block)?.catch(() => undefined);
+  }
+
+  /**
+   * Writes blocks that are not taken; they are there when it resolves, unless the chunk was removed meanwhile. Room is reserved already.
+   * @param pinned the chunk is not to be evicted
+   * @throws DiskError, which is counted; the chunk is gone then
+   */
+  async write(ref: ChunkRef, first: number, cells: readonly number[], pinned: boolean): Promise<void> {
+    const { index, pool, faults } = this.#parts;
+    let slot = index.find(ref.id);
+    const create = slot < 0;
+    if (create) slot = index.add(ref.id, ref.bytes);
+    if (pinned) index.setPinned(slot, true);
+    index.hold(slot);
+    const written = this.#writeBlocks(slot, ref, first, cells, create);
+    for (let i = 0; i < cells.length; i++) this.#writing.set(slot * SLOT_STRIDE + first + i, written);
+    try {
+      await written;
+    } catch (error) {
+      faults.onWrite(faultKind(error), `${this.path(ref.id)}: ${messageOf(error)}`);
+      if (!index.isRemoved(slot)) this.remove(slot);
+      throw error;
+    } finally {
+      // What could not be written may be on the disk in part: its room is released with the chunk's.
+      pool.space.settle(blockRoom(ref.bytes, first, cells.length));
+      for (let i = 0; i < cells.length; i++) this.#writing.delete(slot * SLOT_STRIDE + first + i);
+      index.release(slot);
+    }
+  }
+
+  async #writeBlocks(slot: number, ref: ChunkRef, first: number, cells: readonly number[], create: boolean): Promise<void> {
+    const { index, writer } = this.#parts;
+    const path = this.path(ref.id);
+    const crcs = await writer.write({ path, create, chunkBytes: ref.bytes, firstBlock: first, cells });
+    if (index.isRemoved(slot)) return;
+    for (const [i, crc] of crcs.entries()) index.setBlock(slot, first + i, crc);
+    this.insertedBlocks += cells.length;
+    if (index.isComplete(slot)) await writer.writeTrailer({ path, chunkBytes: ref.bytes, crc: this.#chunkCrc(slot) });
+  }
+
+  /** Forgets a chunk, and destroys its file. Resolves when its room is free again, or it could not be destroyed. */
+  async remove(slot: number): Promise<void> {
+    const { index, files, writer, pool, faults } = this.#parts;
+    const path = this.path(index.id(slot));
+    let bytes = 0;
+    for (let block = 0; block < index.blockCount(slot); block++) {
+      if (this.isTaken(slot, block)) bytes += blockRoom(index.bytes(slot), block, 1);
+    }
+    index.remove(slot);
+    files.drop(slot);
+    this.#leavingBytes += bytes;
+    try {
+      await writer.destroy(path);
+      pool.space.release(bytes);
+    } catch (error) {
+      // It is still on the disk, so its room stays taken.
+      faults.onWrite(faultKind(error), `${path}: ${messageOf(error)}`);
+    } finally {
+      this.#leavingBytes -= bytes;
+      this.#parts.onRoom();
+    }
+  }
+
+  /** Destroys chunks until room for `bytes` is on its way (see remove). False: no more may go. */
+  evict(bytes: number): boolean {
+    const { eviction } = this.#parts;
+    while (this.#leavingBytes < bytes) {
+      const victim = eviction.victim();
+      if (victim < 0) return false;
+      this.evictedChunks++;
+      void this.remove(victim);
+    }
+    return true;
+  }
+
+  /** Room is on its way. */
+  get isEvicting(): boolean {
+    return this.#leavingBytes > 0;
+  }
+
+  /** CRC32 of the id and then the data, from the blocks' own. */
+  #chunkCrc(slot: number): number {
+    const { index } = this.#parts;
+    const bytes = index.bytes(slot);
+    let crc: number = Bun.hash.crc32(index.id(slot));
+    for (let block = 0; block < blockCount(bytes); block++) {
+      const length = blockBytes(bytes, block);
+      crc = combineCrc32(crc, index.blockCrc(slot, block), length === BLOCK_BYTES ? BLOCK_SHIFT : shiftOf(length));
+    }
+    return crc;
+  }
+}
+
+export function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}
