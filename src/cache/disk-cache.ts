@@ -54,6 +54,7 @@ export class DiskCache implements StagingDisk {
   /** Reads and pinnings that run. */
   #users = 0;
   #state: "open" | "wiping" | "closed" = "open";
+  #wiping: Promise<WipeReport> | null = null;
 
   constructor({ pool, index, mode, arena, log }: DiskCacheOptions) {
     this.#pool = pool;
@@ -296,7 +297,14 @@ export class DiskCache implements StagingDisk {
   }
 
   /** Overwrites and deletes everything, staged files too; the pool stays and can be used again. */
-  async wipe(onProgress?: (progress: WipeProgress) => void): Promise<WipeReport> {
+  wipe(onProgress?: (progress: WipeProgress) => void): Promise<WipeReport> {
+    this.#wiping ??= this.#wipe(onProgress).finally(() => {
+      this.#wiping = null;
+    });
+    return this.#wiping;
+  }
+
+  async #wipe(onProgress?: (progress: WipeProgress) => void): Promise<WipeReport> {
     this.#requireOpen();
     this.#state = "wiping";
     try {
@@ -307,7 +315,7 @@ export class DiskCache implements StagingDisk {
       this.#files.close();
       return await this.#pool.wipeContents(onProgress);
     } finally {
-      this.#state = "open";
+      if (this.#state === "wiping") this.#state = "open";
     }
   }
 
@@ -315,6 +323,7 @@ export class DiskCache implements StagingDisk {
   async close(): Promise<void> {
     if (this.#state === "closed") return;
     this.#state = "closed";
+    await this.#wiping?.catch(() => undefined);
     await this.#quiet();
     await this.#writer.close();
     this.#files.close();

@@ -119,6 +119,10 @@ export async function openClient(job: ClientJob, user: PoolUser, hooks: ClientHo
       }),
       { caches: cacheMode !== "bypass", disk },
     );
+    lifecycle.onWipe(async () => {
+      store.wipe();
+      await disk?.wipe();
+    });
     const owner = { uid: process.geteuid?.() ?? 0, gid: process.getegid?.() ?? 0 };
     return { sessionId, node, keys, policy: opened.policy, settings, arena, transfer, store, pool, disk, owner, lifecycle, close };
   } catch (error) {
