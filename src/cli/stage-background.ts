@@ -19,7 +19,6 @@ export interface DaemonOrder {
   readonly timeoutMs: number | null;
   /** undefined: the one that has the dataset, or a new one. */
   readonly pool: string | undefined;
-  readonly ownPool: boolean;
 }
 
 /** What the daemon says when its pool is there and it can be asked. */
@@ -28,14 +27,13 @@ export interface StageDaemonReady {
 }
 
 /** Prints the pool's id on standard output when all is there. @throws CliError */
-export async function stageByDaemon({ given, path, timeoutMs, pool: id, ownPool }: DaemonOrder): Promise<void> {
+export async function stageByDaemon({ given, path, timeoutMs, pool: id }: DaemonOrder): Promise<void> {
   const stop = untilStopped();
   const begin = performance.now();
   const config = { ...resolveClientConfig(given), cachePoolId: null };
   const credentials = await openCredentials(config);
   const pool =
-    (await findDaemon({ config, tenant: credentials.tenant, path, id, ownPool })) ??
-    (await startDaemon(config, credentials, { path, id, ownPool }, stop));
+    (await findDaemon({ config, tenant: credentials.tenant, path, id })) ?? (await startDaemon(config, credentials, { path, id }, stop));
   const leftMs = timeoutMs === null ? null : Math.max(timeoutMs - (performance.now() - begin), 1);
   const { files, bytes } = await stageInto(pool, path, { timeoutMs: leftMs, stop });
   process.stderr.write(`kiseki: staged ${path}: ${humanCount(files)} file${files === 1 ? "" : "s"}, ${humanBytes(bytes)}\n`);
@@ -47,12 +45,10 @@ interface Wanted {
   readonly tenant: string;
   readonly path: string;
   readonly id: string | undefined;
-  readonly ownPool: boolean;
 }
 
 /** The running daemon that is named, or that has the dataset, or a part of it; null: there is none. @throws CliError: not a daemon's pool */
-async function findDaemon({ config, tenant, path, id, ownPool }: Wanted): Promise<LivingPool | null> {
-  if (ownPool) return null;
+async function findDaemon({ config, tenant, path, id }: Wanted): Promise<LivingPool | null> {
   const living = await livingPools(poolPlaces(config.cacheDir, { tenant, id }));
   if (id === undefined) {
     const has = ({ status }: LivingPool): boolean => status.kind === "stage" && status.datasets.some((dataset) => dataset.path === path);
@@ -79,7 +75,7 @@ async function findDeadPool(config: ClientConfig, tenant: string, path: string):
 async function startDaemon(
   config: ClientConfig,
   credentials: Credentials,
-  { path, id, ownPool }: Pick<Wanted, "path" | "id" | "ownPool">,
+  { path, id }: Pick<Wanted, "path" | "id">,
   stop: AbortSignal,
 ): Promise<Pick<LivingPool, "place" | "client">> {
   const start = async (cachePoolId: string | null): Promise<Pick<LivingPool, "place" | "client">> => {
@@ -99,7 +95,7 @@ async function startDaemon(
     if (place === undefined) throw new CliError(ExitStatus.failure, `the staging daemon ended at once; see ${logFile}`);
     return { place, client: controlOf(place) };
   };
-  if (id !== undefined || ownPool) return await start(id ?? null);
+  if (id !== undefined) return await start(id);
   const dead = await findDeadPool(config, credentials.tenant, path);
   if (dead === null) return await start(null);
   try {

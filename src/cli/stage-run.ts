@@ -26,7 +26,6 @@ export interface StageOrder {
   readonly dataset: string | undefined;
   readonly timeout: string | undefined;
   readonly daemon: boolean;
-  readonly ownPool: boolean;
   readonly status: boolean;
   readonly release: string | undefined;
   readonly releaseAll: boolean;
@@ -52,7 +51,6 @@ export async function runStage(order: StageOrder): Promise<void> {
   const actions = [order.dataset !== undefined, order.status, order.release !== undefined, order.releaseAll];
   if (actions.filter(Boolean).length !== 1) throw usage("give one of --dataset PATH, --status, --release PATH, --release-all");
   if (order.dataset === undefined && (order.daemon || order.timeout !== undefined)) throw usage("--daemon and --timeout go with --dataset");
-  if (order.ownPool && !order.daemon) throw usage("--new goes with --daemon");
   if (order.json && !order.status) throw usage("--json goes with --status");
   if (order.pool !== undefined && !POOL_ID_PATTERN.test(order.pool)) throw usage(`--pool ${order.pool}: expected 32 hexadecimal digits`);
   const given = new GivenOptions([order.given, mountOptionsOfEnvironment(process.env)]);
@@ -65,7 +63,7 @@ export async function runStage(order: StageOrder): Promise<void> {
     const timeoutMs = order.timeout === undefined ? null : parseTimeout(order.timeout);
     if (order.daemon) {
       const { stageByDaemon } = await import("./stage-background.ts");
-      await stageByDaemon({ given, path, timeoutMs, pool: id, ownPool: order.ownPool });
+      await stageByDaemon({ given, path, timeoutMs, pool: id });
     } else {
       const pool = await chosenPool(cacheDir, filter);
       const dataset = await stageInto(pool, path, { timeoutMs, stop: untilStopped() });

@@ -23,7 +23,6 @@ interface StageOptions extends LongOptions {
   dataset?: string;
   timeout?: string;
   daemon?: boolean;
-  new?: boolean;
   status?: boolean;
   release?: string;
   releaseAll?: boolean;
@@ -40,7 +39,6 @@ export function registerStage(program: Command): void {
     )
     .option("--timeout <seconds>", "give up after this long; what was fetched stays for the next try")
     .option("--daemon", "stage into a pool that waits for a mount with its pool_id, and print the id when all is there")
-    .option("--new", "with --daemon: a pool of its own, even where a daemon has the dataset already")
     .addOption(new Option("--status", "list the datasets in the pools").conflicts(["release", "releaseAll"]))
     .addOption(new Option("--release <path>", "let go of a dataset: it is overwritten and deleted").conflicts("releaseAll"))
     .option("--release-all", "let go of all; a staging daemon then ends, and its pool is deleted")
@@ -54,7 +52,6 @@ export function registerStage(program: Command): void {
       dataset: options.dataset,
       timeout: options.timeout,
       daemon: options.daemon === true,
-      ownPool: options.new === true,
       status: options.status === true,
       release: options.release,
       releaseAll: options.releaseAll === true,
