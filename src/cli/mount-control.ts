@@ -1,6 +1,6 @@
 /** The control socket and the metrics port of a mount: open as long as it is there. */
 import { join } from "node:path";
-import type { ControlledCaches, ControlTarget } from "../cache/control/control.ts";
+import { CONTROL_SOCKET, type ControlledCaches, type ControlTarget } from "../cache/control/control.ts";
 import { type ControlServer, serveControl, serveMetrics } from "../cache/control/server.ts";
 import { collectStats } from "../cache/control/stats.ts";
 import { type Address, formatAddress } from "../config/address.ts";
@@ -9,9 +9,6 @@ import type { Logger } from "../log.ts";
 import { VERSION } from "../version.ts";
 import { CliError, ExitStatus, failureOf } from "./failure.ts";
 import { runtimeSocketPath } from "./runtime-file.ts";
-
-/** In the folder of a pool. */
-export const CONTROL_SOCKET = "control.sock";
 
 export interface MountControl {
   /** null: it could not be opened. */

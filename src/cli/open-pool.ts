@@ -1,6 +1,9 @@
 /** The disk cache's folder of a mount or staging daemon: a new one, or one that is taken over. */
+import { join } from "node:path";
 import { PoolError } from "../cache/cache-error.ts";
 import { CacheFolder } from "../cache/cache-folder.ts";
+import { ControlClient } from "../cache/control/client.ts";
+import { CONTROL_SOCKET } from "../cache/control/control.ts";
 import type { CacheSettings } from "../cache/policy.ts";
 import { Pool, type PoolOwner } from "../cache/pool.ts";
 import type { SpaceLimits } from "../cache/space.ts";
@@ -50,7 +53,7 @@ export async function openPool(
   const folder = CacheFolder.open(config.cacheDir);
   const owner: PoolOwner = { tenant: credentials.tenant, cluster: credentials.cluster, mode, kind, mountpoint };
   const limits: SpaceLimits = { maxBytes, nodeLimitBytes: (filesystemBytes) => nodeCacheLimitBytes(policy, filesystemBytes) };
-  if (id !== null) return await Pool.adopt(folder, id, owner, limits);
+  if (id !== null) return await Pool.adopt(folder, id, owner, limits, askForPool);
   try {
     return await Pool.create(folder, owner, limits);
   } catch (error) {
@@ -59,4 +62,9 @@ export async function openPool(
     log.warn({ err: error }, `${config.cacheDir}: no disk cache can be made here; nothing is kept on disk`);
     return null;
   }
+}
+
+/** Has a staging daemon hand its pool to who listens on the socket of this name in the pool's folder. */
+async function askForPool(poolPath: string, socketName: string): Promise<void> {
+  await new ControlClient(join(poolPath, CONTROL_SOCKET)).handOver(socketName);
 }

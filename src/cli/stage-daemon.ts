@@ -4,7 +4,7 @@
  */
 import { rmSync, statSync } from "node:fs";
 import { join } from "node:path";
-import { ControlError, type ControlTarget, type StagingControl } from "../cache/control/control.ts";
+import { CONTROL_SOCKET, ControlError, type ControlTarget, type StagingControl } from "../cache/control/control.ts";
 import { serveControl } from "../cache/control/server.ts";
 import { collectStats } from "../cache/control/stats.ts";
 import type { ClientConfig } from "../config/mount-config.ts";
@@ -12,7 +12,6 @@ import { VERSION } from "../version.ts";
 import type { BackgroundJob } from "./background-process.ts";
 import { controlledCaches } from "./controlled-caches.ts";
 import { CliError, ExitStatus, failureOf } from "./failure.ts";
-import { CONTROL_SOCKET } from "./mount-control.ts";
 import { openClient } from "./open-client.ts";
 import type { StageDaemonReady } from "./stage-background.ts";
 
@@ -119,7 +118,7 @@ export async function stageDaemonMain({
         await client.disk?.close();
         // The one who takes over makes its own, which must not be removed by us.
         rmSync(socket, { force: true });
-        await pool.handOver(name);
+        pool.handOver(name);
         endSoon("handed over");
       },
     };

@@ -2,10 +2,9 @@
 import { join } from "node:path";
 import { CacheFolder, type PoolPlace } from "../cache/cache-folder.ts";
 import { ControlClient, ControlUnreachable } from "../cache/control/client.ts";
-import type { PoolStatus } from "../cache/control/control.ts";
+import { CONTROL_SOCKET, type PoolStatus } from "../cache/control/control.ts";
 import { lockPath, readPoolRecord } from "../cache/pool-record.ts";
 import { CliError, ExitStatus } from "./failure.ts";
-import { CONTROL_SOCKET } from "./mount-control.ts";
 
 /** A pool whose process answers. */
 export interface LivingPool {

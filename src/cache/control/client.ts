@@ -17,6 +17,9 @@ import { type CacheStats, cacheStatsSchema } from "./stats.ts";
 /** The other process answers within milliseconds unless it hangs. */
 const ANSWER_TIMEOUT_MS = 10_000;
 
+/** A staging daemon first ends what it is doing. */
+const HAND_OVER_TIMEOUT_MS = 30_000;
+
 const errorSchema = z.object({ error: z.object({ code: z.string(), message: z.string() }) });
 
 /** Nobody answers on the socket: its process has ended, or hangs. */
@@ -55,7 +58,7 @@ export class ControlClient {
 
   /** The lock's owner sends it to `socket`, a name in the pool's folder, before this resolves. */
   async handOver(socket: string): Promise<void> {
-    await this.#post("/handover", { socket }, AbortSignal.timeout(ANSWER_TIMEOUT_MS));
+    await this.#post("/handover", { socket }, AbortSignal.timeout(HAND_OVER_TIMEOUT_MS));
   }
 
   /** Stages; aborting `signal`, or leaving the loop, cancels it. The last event is "done" or "failed". */

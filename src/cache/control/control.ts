@@ -15,6 +15,9 @@
 import { z } from "zod";
 import { type CacheStats, type StagedDataset, type StatsSource, stagedDatasetSchema } from "./stats.ts";
 
+/** Of the socket, in the folder of a pool. */
+export const CONTROL_SOCKET = "control.sock";
+
 /** A path in the tree of a mount: absolute, normalized. */
 const treePath = z
   .string()
