@@ -1,6 +1,6 @@
 /** The cache policy through real mounts: what an operator sets on the node's host is what mounts do from then on. */
 import { afterAll, beforeAll, beforeEach, expect, setDefaultTimeout, test } from "bun:test";
-import { existsSync, readdirSync, rmSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { cleanUp, KISEKI, run, runOk, TestMount, TestNode, tempFolder } from "./support/harness.ts";
 
@@ -85,14 +85,28 @@ test("tenant, namespace and workload: each mount gets what its levels come to", 
 test("cache_enabled=false: nothing is written to cache_dir, memory keeps nothing, and files are what they were", async () => {
   await setPolicy("cache_enabled=false");
   const cache = join(tempFolder("no-cache-"), "cache");
-  await using mount = await TestMount.mount(node, { args: ["-o", `cache_mode=pinned,cache_dir=${cache}`] });
+  await using mount = await TestMount.mount(node, { args: ["--cache-dir", cache, "-o", "cache_mode=pinned"] });
   expect(await statsOf(mount)).toMatchObject({ mode: "bypass", l2: null });
   await runOk("bash", ["-c", "head -c 20000000 /dev/urandom | tee big | sha256sum > sum"], { cwd: mount.path });
   await runOk("bash", ["-c", "sync; sha256sum big >/dev/null; for i in 1 2 3; do sha256sum < big | cmp - sum; done"], { cwd: mount.path });
   expect((await statsOf(mount)).l1.bytes).toBe(0);
-  const left = existsSync(cache) ? readdirSync(cache, { recursive: true }) : [];
-  expect(left.filter((name) => !String(name).endsWith(".sock"))).toEqual([]);
+  expect(existsSync(cache)).toBeFalse();
   await mount.unmount();
+});
+
+test("a pool remembers the policy of its mount; cache_l2_max=0 is granted under every policy, and makes none", async () => {
+  await setPolicy("allowed_modes=pinned", "metadata_ttl_ms=2s");
+  const cache = join(tempFolder("pool-"), "cache");
+  const policies = () => readdirSync(cache, { recursive: true }).filter((name) => String(name).endsWith("/policy.json"));
+  await using mount = await TestMount.mount(node, { args: ["--cache-dir", cache] });
+  const [remembered, ...more] = policies();
+  expect(more).toEqual([]);
+  expect(JSON.parse(readFileSync(join(cache, String(remembered)), "utf8"))).toMatchObject({ mode: "pinned", metadata_ttl_ms: 2_000 });
+  await mount.unmount();
+  await using none = await TestMount.mount(node, { args: ["--cache-dir", cache, "-o", "cache_mode=bypass,cache_l2_max=0"] });
+  expect(await statsOf(none)).toMatchObject({ mode: "pinned", l2: null });
+  expect(policies()).toEqual([]);
+  await none.unmount();
 });
 
 test("a policy that the node can't read: mounts work and cache nothing, and the node says why", async () => {

@@ -22,7 +22,7 @@ export interface PolicyScope {
   readonly namespace: string | null;
   readonly workload: string | null;
 }
-export const CLUSTER_SCOPE: PolicyScope = { tenant: null, namespace: null, workload: null };
+const CLUSTER_SCOPE: PolicyScope = { tenant: null, namespace: null, workload: null };
 
 const number = (key: PolicyNumber) => z.int().min(POLICY_RANGES[key].min).max(POLICY_RANGES[key].max).optional();
 
