@@ -9,12 +9,15 @@ import { DiskCache } from "../cache/disk-cache.ts";
 import { Lifecycle } from "../cache/lifecycle.ts";
 import { applyPolicy, type CacheSettings, openPolicy, rememberPolicy } from "../cache/policy.ts";
 import type { Pool } from "../cache/pool.ts";
+import type { AnyCalls } from "../cache/staging/snapshot-calls.ts";
+import { StagingArea, type StagingHooks } from "../cache/staging/staging-area.ts";
+import { readWrappedKeys, storeWrappedKeys } from "../cache/wrapped-keys.ts";
 import { formatAddress } from "../config/address.ts";
 import type { ClientConfig } from "../config/mount-config.ts";
-import { KeyRing } from "../crypto/key-ring.ts";
+import { KeyRing, type WrappedKey } from "../crypto/key-ring.ts";
 import { ContentStore } from "../fs/content-store.ts";
 import { guardedTransfer } from "../fs/guarded-calls.ts";
-import { NodeError } from "../protocol/errors.ts";
+import { NodeError, TransportError } from "../protocol/errors.ts";
 import { SESSION_ID_BYTES } from "../protocol/limits.ts";
 import type { EffectivePolicy } from "../protocol/policy.ts";
 import { defaultWorkerCount, TransferPool } from "../transfer/transfer-pool.ts";
@@ -34,11 +37,14 @@ export type ClientJob = Pick<MountJob, "credentials" | "log"> & { readonly confi
 export interface ClientHooks {
   readonly onRecall: NonNullable<NodeClientOptions["onRecall"]>;
   readonly onState: NonNullable<NodeClientOptions["onState"]>;
+  readonly staging: StagingHooks;
 }
 
 export interface Client {
   readonly sessionId: Uint8Array;
   readonly node: NodeClient;
+  /** What namespaces ask: the node, behind what is staged. */
+  readonly calls: AnyCalls;
   readonly keys: KeyRing;
   /** In force for this session to its end. */
   readonly policy: EffectivePolicy;
@@ -50,6 +56,8 @@ export interface Client {
   /** null, both: nothing is kept on disk. */
   readonly pool: Pool | null;
   readonly disk: DiskCache | null;
+  /** null: there is no pool, or the policy forbids staging. */
+  readonly staging: StagingArea | null;
   /** Of files that are made where there is none: this process. */
   readonly owner: { readonly uid: number; readonly gid: number };
   /** When the caches must go. */
@@ -77,13 +85,14 @@ export async function openClient(job: ClientJob, user: PoolUser, hooks: ClientHo
     for (const cleanup of cleanups.splice(0).reverse()) await cleanup();
   };
   try {
-    await node.connect();
-    const opened = await openPolicy(node, config, adoptedPoolPath(job), log);
+    const adopted = adoptedPoolPath(job);
+    await connect(node, adopted, log);
+    const opened = await openPolicy(node, config, adopted, log);
     const settings = applyPolicy(opened, config, log);
     const pool = await openPool({ ...job, policy: opened.policy, settings }, user);
     cleanups.push(async () => void (await pool?.close({ wipe: true })));
     if (pool !== null) rememberPolicy(pool.path, opened, log);
-    const keys = await openKeys(node, credentials.kek);
+    const keys = await openKeys(node, credentials.kek, pool);
     cleanups.push(() => keys.wipe());
     const arena = new BlockArena(config.cacheL1MaxBytes);
     const transfer = new TransferPool({
@@ -111,36 +120,60 @@ export async function openClient(job: ClientJob, user: PoolUser, hooks: ClientHo
       keys.wipe();
       await transfer.close();
     });
-    const store = new ContentStore(
-      arena,
-      guardedTransfer(lifecycle, {
-        put: (cells, bytes) => transfer.put(cells, bytes, REQUEST_TIMEOUT_MS),
-        get: (ref, first, cells) => transfer.get(ref, first, cells, REQUEST_TIMEOUT_MS),
-      }),
-      { caches: cacheMode !== "bypass", disk },
-    );
+    const guarded = guardedTransfer(lifecycle, {
+      put: (cells, bytes) => transfer.put(cells, bytes, REQUEST_TIMEOUT_MS),
+      get: (ref, first, cells) => transfer.get(ref, first, cells, REQUEST_TIMEOUT_MS),
+    });
+    const store = new ContentStore(arena, guarded, { caches: cacheMode !== "bypass", disk });
+    const { get } = guarded;
+    const staging =
+      pool === null || disk === null || !opened.policy.staging_enabled
+        ? null
+        : await StagingArea.open({ pool, disk, node, keys, arena, get, namespaces: config.namespaces, hooks: hooks.staging, log });
+    if (staging !== null) cleanups.push(() => staging.close());
     lifecycle.onWipe(async () => {
+      staging?.forgetAll();
       store.wipe();
       await disk?.wipe();
     });
     const owner = { uid: process.geteuid?.() ?? 0, gid: process.getegid?.() ?? 0 };
-    return { sessionId, node, keys, policy: opened.policy, settings, arena, transfer, store, pool, disk, owner, lifecycle, close };
+    const calls = staging?.calls ?? node;
+    const { policy } = opened;
+    return { sessionId, node, calls, keys, policy, settings, arena, transfer, store, pool, disk, staging, owner, lifecycle, close };
   } catch (error) {
     await close();
     throw error;
   }
 }
 
-/** The tenant's keys; the very first client makes the first data key. */
-async function openKeys(node: NodeClient, kek: Uint8Array): Promise<KeyRing> {
-  let { keys } = (await node.call("keyList", {})).answer;
-  if (keys.length === 0) {
-    const { epoch, wrapped } = KeyRing.newDataKey(kek, 1);
-    // Another first client may have been faster: its key counts.
-    await node.call("keyPut", { epoch, wrapped }).catch((error) => {
-      if (!(error instanceof NodeError && error.code === "exists")) throw error;
-    });
-    ({ keys } = (await node.call("keyList", {})).answer);
+/** A mount that takes a pool over may begin without a node: what is staged needs none, and the rest waits for one. */
+async function connect(node: NodeClient, adopted: string | null, log: ClientJob["log"]): Promise<void> {
+  try {
+    await node.connect();
+  } catch (error) {
+    const isAway = error instanceof TransportError && (error.kind === "unreachable" || error.kind === "timeout");
+    if (!isAway || adopted === null || readWrappedKeys(adopted) === null) throw error;
+    log.warn({ err: error }, "no storage node can be reached: the mount begins with what is in its pool");
+    node.connectLater();
   }
+}
+
+/** The tenant's keys, as the node has them, or, when it can't be reached, the pool. */
+async function openKeys(node: NodeClient, kek: Uint8Array, pool: Pool | null): Promise<KeyRing> {
+  const stored = node.connected || pool === null ? null : readWrappedKeys(pool.path);
+  const keys = stored ?? (await fetchKeys(node, kek));
+  if (stored === null && pool !== null) storeWrappedKeys(pool.path, keys);
   return KeyRing.open(kek, keys);
+}
+
+/** The very first client makes the first data key. */
+async function fetchKeys(node: NodeClient, kek: Uint8Array): Promise<WrappedKey[]> {
+  const { keys } = (await node.call("keyList", {})).answer;
+  if (keys.length > 0) return keys;
+  const { epoch, wrapped } = KeyRing.newDataKey(kek, 1);
+  // Another first client may have been faster: its key counts.
+  await node.call("keyPut", { epoch, wrapped }).catch((error) => {
+    if (!(error instanceof NodeError && error.code === "exists")) throw error;
+  });
+  return (await node.call("keyList", {})).answer.keys;
 }

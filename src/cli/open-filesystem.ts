@@ -7,13 +7,13 @@ import { Filesystem } from "../fs/filesystem.ts";
 import { GuardedCalls } from "../fs/guarded-calls.ts";
 import { MountRoot } from "../fs/mount-root.ts";
 import { Namespace } from "../fs/namespace.ts";
+import type { NodeCalls } from "../fs/node-calls.ts";
 import { openRoot } from "../fs/open-namespace.ts";
 import { Shard } from "../fs/shard.ts";
 import { Tree } from "../fs/tree.ts";
 import type { KernelCache, Vfs } from "../fs/vfs.ts";
 import { Volume } from "../fs/volume.ts";
 import { NodeError, TransportError } from "../protocol/errors.ts";
-import type { NodeClient } from "../transport/node-client.ts";
 import { controlledCaches } from "./controlled-caches.ts";
 import type { MountJob } from "./mount-process.ts";
 import { type Client, openClient } from "./open-client.ts";
@@ -46,6 +46,13 @@ export async function openFilesystem(job: MountJob): Promise<OpenedFilesystem> {
       if (state === "connected") for (const volume of volumes.values()) volume.namespace.distrustAll();
       job.log.info({ state }, "node connection");
     },
+    staging: {
+      onChange: (ns, inos) => volumes.get(ns)?.namespace.stateChanged(inos),
+      newestKnown: (ns, ino) => newestKnown(volumes.get(ns), ino),
+      beforeStage: async () => {
+        await Promise.all([...volumes.values()].map((volume) => volume.syncAll()));
+      },
+    },
   });
   try {
     return await openVolumes(job, client, volumes);
@@ -56,8 +63,8 @@ export async function openFilesystem(job: MountJob): Promise<OpenedFilesystem> {
 }
 
 async function openVolumes({ config, log }: MountJob, client: Client, volumes: Map<string, Volume>): Promise<OpenedFilesystem> {
-  const { node, keys, store, owner, sessionId, settings, lifecycle } = client;
-  const calls = new GuardedCalls(node, lifecycle);
+  const { keys, store, owner, sessionId, settings, lifecycle } = client;
+  const calls = new GuardedCalls(client.calls, lifecycle);
   let kernel: KernelCache | null = null;
   const writer = new FileWriter(store, log);
   const tools = { reader: new FileReader(store), writer, log };
@@ -75,7 +82,7 @@ async function openVolumes({ config, log }: MountJob, client: Client, volumes: M
   };
   let filesystem: Filesystem;
   try {
-    filesystem = await openTree(node, config.namespaces, openVolume, owner);
+    filesystem = await openTree(calls, config.namespaces, openVolume, owner);
   } catch (error) {
     writer.close();
     throw error;
@@ -100,9 +107,15 @@ async function openVolumes({ config, log }: MountJob, client: Client, volumes: M
   };
 }
 
+/** The newest version of an inode that the mount has seen. */
+function newestKnown(volume: Volume | undefined, number: number): { version: number; bumps: number } | null {
+  const inode = volume?.namespace.peek(number);
+  return inode === undefined ? null : { version: inode.version, bumps: inode.counters?.bumps ?? 0 };
+}
+
 /** One namespace: its tree. Several or all: a folder for each. */
 async function openTree(
-  client: NodeClient,
+  client: NodeCalls,
   namespaces: readonly string[] | "all",
   open: (name: string, index: number) => Promise<Volume>,
   owner: { uid: number; gid: number },
@@ -111,7 +124,10 @@ async function openTree(
   if (namespaces !== "all") {
     const known = await existing();
     for (const name of namespaces) {
-      if (!known.includes(name)) throw new NodeError("not_found", `no namespace ${name}: make it with "kiseki namespace create ${name}"`);
+      if (known.includes(name)) continue;
+      if (!client.connected)
+        throw new TransportError("unreachable", `no storage node can be reached, and nothing of namespace ${name} is in the pool`);
+      throw new NodeError("not_found", `no namespace ${name}: make it with "kiseki namespace create ${name}"`);
     }
     const [only] = namespaces;
     if (namespaces.length === 1 && only !== undefined) return new Filesystem({ volumes: [await open(only, 0)], root: null });

@@ -53,6 +53,10 @@ export class GuardedCalls implements NodeCalls {
   get outage(): Outage {
     return this.#standing.watch;
   }
+
+  giveUp(namespace: string, ino: number): void {
+    this.#calls.giveUp?.(namespace, ino);
+  }
 }
 
 /** The same for chunks. */

@@ -449,6 +449,23 @@ export class Namespace {
     await Promise.allSettled(waits);
   }
 
+  /** The next answers about these inodes say another state than before: a staged snapshot begins for them, or ends. */
+  stateChanged(numbers: readonly number[]): void {
+    this.shard.recalled(numbers);
+    // Of inodes that are not in memory the kernel keeps no page over an open, and attributes only for a while.
+    for (const number of numbers) {
+      const inode = this.#inodes.get(number);
+      if (inode === undefined) continue;
+      inode.distrust();
+      this.invalidate(inode);
+    }
+  }
+
+  /** Its content, as it was staged, can't be read. */
+  giveUpStaged(inode: Inode): void {
+    this.#calls.giveUp?.(this.shard.name, inode.number);
+  }
+
   /** The kernel is told to drop what it has cached of an inode; nobody waits for it. */
   invalidate(inode: Inode): void {
     this.#kernel?.invalidateInode(inode.ino).catch(() => undefined);

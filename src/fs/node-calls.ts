@@ -24,6 +24,8 @@ export interface NodeCalls {
   readonly leaseValidUntilMs: number;
   readonly connected: boolean;
   readonly outage: Outage;
+  /** What was answered about an inode from a staged snapshot can't be read any more: from now on it is as the node has it. */
+  giveUp?(namespace: string, ino: number): void;
 }
 
 /** The error that an application gets for a failure below the filesystem; what is no such failure comes back as it is. */

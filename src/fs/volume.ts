@@ -160,6 +160,7 @@ export class Volume {
       // A chunk that the node no longer has: another mount has replaced the content since we learned of it.
       if (!(error instanceof FsError && error.code === "ESTALE")) throw error;
       inode.content.forgetStored();
+      this.namespace.giveUpStaged(inode);
       return this.#readRefreshed(handle, offset, size);
     });
   }

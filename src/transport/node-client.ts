@@ -97,6 +97,11 @@ export class NodeClient {
     throw worstFailure(failures);
   }
 
+  /** After a connect() that failed: goes on trying, as when a connection was lost. */
+  connectLater(): void {
+    if (this.#link === null && this.#connecting === null && this.#retryTimer === null) this.#retryLater();
+  }
+
   /**
    * Asks the node.
    * @throws NodeError when the node refuses; TransportError "timeout", "aborted", "closed"; RangeError when a field breaks a limit;

@@ -30,7 +30,7 @@ export async function adoptDatasets(area: StagingArea): Promise<void> {
       await files.destroy(id);
     }
   }
-  await area.images.discardOthers(new Set([...claims.keys()].map(({ path }) => path)));
+  await area.images.discardOthers(area.unfinishedImages());
   const verified = verifyAll(area, claims);
   await Promise.race([verified, Bun.sleep(VERIFY_WAIT_MS)]);
 }

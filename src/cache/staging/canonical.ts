@@ -5,10 +5,10 @@ import type { NamespaceKeys } from "../../crypto/namespace-keys.ts";
 import { openRecord } from "../../crypto/record-seal.ts";
 import { decodeRegion, type StoredMap } from "../../fs/composition.ts";
 import { decodeDentry, decodeInode, type InodeAttributes } from "../../fs/inode-record.ts";
-import type { NodeCalls } from "../../fs/node-calls.ts";
 import type { AnswerOf, InodeBundle, RequestOf, StoredRecord } from "../../protocol/messages.ts";
 import { dentryKey, inodeKey, inodePrefix, prefixEnd, regionKey } from "../../protocol/record-keys.ts";
 import type { ClientRequestOp } from "../../transport/node-client-options.ts";
+import type { AnyCalls } from "./snapshot-calls.ts";
 
 /** Records in one answer. */
 const RANGE_LIMIT = 1_024;
@@ -25,10 +25,10 @@ export interface WholeInode {
 
 export class Canonical {
   readonly namespace: string;
-  readonly #node: NodeCalls;
+  readonly #node: AnyCalls;
   readonly #keys: NamespaceKeys;
 
-  constructor(node: NodeCalls, keys: NamespaceKeys) {
+  constructor(node: AnyCalls, keys: NamespaceKeys) {
     this.#node = node;
     this.#keys = keys;
     this.namespace = keys.namespace;

@@ -2,7 +2,7 @@
  * The node as a mount with staged datasets sees it: what is staged is answered from the manifests, so that it stays as it was and needs no
  * node; all else is asked. The first change of this client takes what it changes out of the snapshot, before it is sent.
  */
-import type { NodeCalls, Outage } from "../../fs/node-calls.ts";
+import type { NodeCalls } from "../../fs/node-calls.ts";
 import { ANSWER_TARGET_BYTES } from "../../protocol/limits.ts";
 import type { AnswerOf, Counters, Delta, InodeBundle, InodeWant, ListEntry, RequestOf } from "../../protocol/messages.ts";
 import { inodeOfKey } from "../../protocol/record-keys.ts";
@@ -25,8 +25,11 @@ export interface SnapshotHooks {
   onChange(namespace: string, inos: readonly number[]): void;
 }
 
-export class SnapshotCalls implements NodeCalls {
-  readonly #node: NodeCalls;
+/** What is asked of the node, and by whom it is asked here. */
+export type AnyCalls = Omit<NodeCalls, "outage">;
+
+export class SnapshotCalls implements AnyCalls {
+  readonly #node: AnyCalls;
   readonly #hooks: SnapshotHooks;
   readonly #snapshots = new Map<string, NamespaceSnapshot>();
   /** Changes under way: what is staged meanwhile may be older than they are. */
@@ -35,9 +38,10 @@ export class SnapshotCalls implements NodeCalls {
   #lostAtMs: number | null = null;
   #everConnected = false;
 
-  constructor(node: NodeCalls, hooks: SnapshotHooks) {
+  constructor(node: AnyCalls, hooks: SnapshotHooks) {
     this.#node = node;
     this.#hooks = hooks;
+    this.#everConnected = node.connected;
   }
 
   get leaseValidUntilMs(): number {
@@ -46,10 +50,6 @@ export class SnapshotCalls implements NodeCalls {
 
   get connected(): boolean {
     return this.#node.connected;
-  }
-
-  get outage(): Outage {
-    return this.#node.outage;
   }
 
   /** The datasets of a namespace. */
@@ -65,6 +65,10 @@ export class SnapshotCalls implements NodeCalls {
   /** Inodes come into the snapshot or leave it. */
   changed(namespace: string, inos: readonly number[]): void {
     if (inos.length > 0) this.#hooks.onChange(namespace, inos);
+  }
+
+  giveUp(namespace: string, ino: number): void {
+    this.changed(namespace, this.snapshot(namespace).leave([ino]));
   }
 
   /** Calls `touched` for what this client is changing now, and for all that it changes until the returned function is called. */

@@ -4,7 +4,6 @@
  */
 import type { ChunkRef } from "../../crypto/chunk-seal.ts";
 import type { KeyRing } from "../../crypto/key-ring.ts";
-import type { NodeCalls } from "../../fs/node-calls.ts";
 import type { BackingFile, StagedImages } from "../backing-file.ts";
 import type { BlockArena } from "../block-arena.ts";
 import { ControlError, type StageProgress, type StagingControl } from "../control/control.ts";
@@ -20,7 +19,7 @@ import { StagingError } from "./limits.ts";
 import { DataKind, type DatasetName, type InodeRow, Manifest, StageState } from "./manifest.ts";
 import { ManifestRoom, manifestBytes } from "./manifest-room.ts";
 import { hasImage } from "./snapshot.ts";
-import { SnapshotCalls } from "./snapshot-calls.ts";
+import { type AnyCalls, SnapshotCalls } from "./snapshot-calls.ts";
 import { StageRun } from "./stage-run.ts";
 
 /** release() waits so long until what was released is off the disk; what a program still reads through the kernel takes longer. */
@@ -55,7 +54,7 @@ export interface StagingHooks {
 export interface StagingOptions {
   readonly pool: Pool;
   readonly disk: StagingDisk;
-  readonly node: NodeCalls;
+  readonly node: AnyCalls;
   readonly keys: KeyRing;
   readonly arena: BlockArena;
   /** Fetches, opens and verifies blocks, from the node. */
@@ -240,7 +239,7 @@ export class StagingArea implements Staging {
       if (image !== undefined) this.images.drop(image, id);
     }
     await this.#dropChunks(id, this.#chunksOf(manifest));
-    await this.images.discardOthers(this.#unfinishedImages());
+    await this.images.discardOthers(this.unfinishedImages());
   }
 
   /** A manifest is what a dataset is served from. */
@@ -281,7 +280,7 @@ export class StagingArea implements Staging {
   }
 
   /** Where interrupted runs have begun to write images. */
-  #unfinishedImages(): Set<string> {
+  unfinishedImages(): Set<string> {
     const paths = new Set<string>();
     for (const { id, name } of this.#datasets.values()) {
       if (!this.files.hasNext(id)) continue;
@@ -324,7 +323,7 @@ export class StagingArea implements Staging {
     const records = manifestBytes(this.files.pathOf(id)) + manifestBytes(this.files.nextPathOf(id));
     await this.files.destroy(id);
     pool.space.release(records);
-    await this.images.discardOthers(this.#unfinishedImages());
+    await this.images.discardOthers(this.unfinishedImages());
     await this.images.settled(RELEASE_PATIENCE_MS);
     log.info({ path: name.path, bytes: bytes + records }, "released");
     return bytes + records;
@@ -355,14 +354,6 @@ export class StagingArea implements Staging {
     if (!hasImage(staged, version)) return null;
     const image = this.images.find(namespace, { ino, imageVersion: staged.imageVersion });
     return image?.verified === true ? image.file : null;
-  }
-
-  /**
-   * An inode's staged content can't be had any more (its copy is damaged, and the node does not have that version now): from now on it is
-   * as the node has it.
-   */
-  giveUp(namespace: string, ino: number): void {
-    this.calls.changed(namespace, this.calls.snapshot(namespace).leave([ino]));
   }
 
   /** Everything was wiped, or will be: the snapshot ends. */
