@@ -6,7 +6,7 @@ import { BLOCK_BYTES } from "../protocol/limits.ts";
 import type { Client } from "./open-client.ts";
 
 export function controlledCaches(client: Client): ControlledCaches {
-  const { arena, disk, policy, pool, settings, lifecycle } = client;
+  const { arena, disk, policy, pool, settings, staging, lifecycle } = client;
   const stats: StatsSource = {
     reads: { l1Hits: 0, l2Hits: 0, misses: 0, bypasses: 0 },
     latency: { l1: new LatencyHistogram(), l2: new LatencyHistogram(), canonical: new LatencyHistogram() },
@@ -16,7 +16,7 @@ export function controlledCaches(client: Client): ControlledCaches {
     },
     l2: () => disk?.stats() ?? null,
     policy: () => ({ ...policy }),
-    datasets: () => [],
+    datasets: () => staging?.datasets() ?? [],
     wipes: lifecycle.wipes,
   };
   return {
@@ -29,7 +29,9 @@ export function controlledCaches(client: Client): ControlledCaches {
       return before;
     },
     staging: () => {
-      throw new ControlError("conflict", "this mount has no pool to stage into");
+      if (staging !== null) return staging;
+      const why = pool === null ? "there is no disk cache to stage into" : "the cache policy does not allow staging";
+      throw new ControlError("conflict", why);
     },
   };
 }

@@ -67,7 +67,7 @@ async function openVolumes({ config, log }: MountJob, client: Client, volumes: M
   const calls = new GuardedCalls(client.calls, lifecycle);
   let kernel: KernelCache | null = null;
   const writer = new FileWriter(store, log);
-  const tools = { reader: new FileReader(store), writer, log };
+  const tools = { reader: new FileReader(store), writer, log, images: client.staging };
   const openVolume = async (name: string, index: number): Promise<Volume> => {
     const namespace = new Namespace(new Shard(calls, keys.namespace(name)), calls, {
       index,

@@ -12,9 +12,7 @@ export type StagingErrorCode =
   | "capacity" // CacheCapacityExceeded
   | "cancelled"
   | "timeout"
-  | "busy" // the same dataset is being staged or released
-  | "not_allowed" // by the policy, or because there is no pool
-  | "failed";
+  | "busy"; // the same dataset is being staged or released
 
 /** Staging could not be done; what had been fetched stays for the next try. The message is complete and for the user. */
 export class StagingError extends Error {

@@ -5,7 +5,7 @@
  *
  * It must survive the end of the process at any moment (WAL), not of the machine: a pool does not outlive that (synchronous = OFF).
  */
-import { Database, type Statement } from "bun:sqlite";
+import { Database, type SQLQueryBindings, type Statement } from "bun:sqlite";
 import type { InodeAttributes } from "../../fs/inode-record.ts";
 import type { Counters, InodeBundle, ListEntry, StoredRecord } from "../../protocol/messages.ts";
 import { dentryKey, dentryPrefix, inodeKey, inodePrefix, NAME_HASH_BYTES, prefixEnd, regionKey } from "../../protocol/record-keys.ts";
@@ -16,6 +16,7 @@ const MANIFEST_VERSION = 1;
 const PAGE_CACHE_KIB = 2_048;
 /** Rows asked for at once in a range. */
 const RANGE_STEP = 128;
+const INODES_AT_ONCE = 1_024;
 
 /** Where the data of an inode is. */
 export const DataKind = {
@@ -102,13 +103,17 @@ export class Manifest {
   readonly #putCounters: Statement<unknown, [number, number, number, number, number, number]>;
   readonly #putInode: Statement<unknown, [number, number, number, number, number, number, number, number]>;
   readonly #setState: Statement<unknown, [number, number]>;
+  readonly #inodesAfter: Statement<InodeRow, [number, number]>;
   readonly #inode: Statement<InodeRow, [number]>;
+  /** All that were made: a connection with statements left is not closed, and keeps its lock. */
+  readonly #statements = new Map<string, Statement<unknown, SQLQueryBindings[]>>();
   #closed = false;
 
   /** Opens a manifest; with `create`, makes it where there is none. @throws Error: no manifest, or one of another version */
   constructor(file: string, create?: DatasetName) {
     this.file = file;
     const db = new Database(file, create === undefined ? { readwrite: true } : { create: true });
+    this.#db = db;
     try {
       // One process has it, for the pool is one process's: no shared memory file. secure_delete: what is deleted is zeroes at once.
       db.run("PRAGMA locking_mode = EXCLUSIVE");
@@ -117,7 +122,6 @@ export class Manifest {
       db.run("PRAGMA secure_delete = ON");
       db.run(`PRAGMA cache_size = -${PAGE_CACHE_KIB}`);
       db.run(SCHEMA);
-      this.#db = db;
       if (create !== undefined && this.#meta("version") === null) {
         this.transaction(() => {
           this.#setMeta("namespace", create.namespace);
@@ -135,19 +139,29 @@ export class Manifest {
       this.root = Number(this.#meta("root") ?? 0);
       this.stagedAt = this.#meta("stagedAt");
       this.totals = { files: Number(this.#meta("files") ?? 0), bytes: Number(this.#meta("bytes") ?? 0) };
-      this.#get = db.prepare("SELECT version, link, value FROM record WHERE key = ?");
-      this.#range = db.prepare("SELECT key, version, link, value FROM record WHERE key >= ? AND key < ? ORDER BY key LIMIT ?");
-      this.#counters = db.prepare("SELECT links, entries, mtimeSec, mtimeNsec, bumps FROM folder WHERE ino = ?");
-      this.#putRecord = db.prepare("INSERT OR REPLACE INTO record (key, version, link, value) VALUES (?, ?, ?, ?)");
-      this.#deleteRange = db.prepare("DELETE FROM record WHERE key >= ? AND key < ?");
-      this.#putCounters = db.prepare("INSERT OR REPLACE INTO folder VALUES (?, ?, ?, ?, ?, ?)");
-      this.#putInode = db.prepare("INSERT OR REPLACE INTO inode VALUES (?, ?, ?, ?, ?, ?, ?, ?)");
-      this.#setState = db.prepare("UPDATE inode SET state = ? WHERE ino = ?");
-      this.#inode = db.prepare("SELECT * FROM inode WHERE ino = ?");
+      this.#get = this.#sql("SELECT version, link, value FROM record WHERE key = ?");
+      this.#range = this.#sql("SELECT key, version, link, value FROM record WHERE key >= ? AND key < ? ORDER BY key LIMIT ?");
+      this.#counters = this.#sql("SELECT links, entries, mtimeSec, mtimeNsec, bumps FROM folder WHERE ino = ?");
+      this.#putRecord = this.#sql("INSERT OR REPLACE INTO record (key, version, link, value) VALUES (?, ?, ?, ?)");
+      this.#deleteRange = this.#sql("DELETE FROM record WHERE key >= ? AND key < ?");
+      this.#putCounters = this.#sql("INSERT OR REPLACE INTO folder VALUES (?, ?, ?, ?, ?, ?)");
+      this.#putInode = this.#sql("INSERT OR REPLACE INTO inode VALUES (?, ?, ?, ?, ?, ?, ?, ?)");
+      this.#setState = this.#sql("UPDATE inode SET state = ? WHERE ino = ?");
+      this.#inodesAfter = this.#sql("SELECT * FROM inode WHERE ino > ? ORDER BY ino LIMIT ?");
+      this.#inode = this.#sql("SELECT * FROM inode WHERE ino = ?");
     } catch (error) {
-      db.close();
+      this.close();
       throw error;
     }
+  }
+
+  #sql<R, P extends SQLQueryBindings[] = SQLQueryBindings[]>(text: string): Statement<R, P> {
+    let statement = this.#statements.get(text);
+    if (statement === undefined) {
+      statement = this.#db.prepare<unknown, SQLQueryBindings[]>(text);
+      this.#statements.set(text, statement);
+    }
+    return statement as unknown as Statement<R, P>;
   }
 
   get isComplete(): boolean {
@@ -155,15 +169,22 @@ export class Manifest {
   }
 
   #meta(name: string): string | null {
-    return this.#db.query<{ value: string }, [string]>("SELECT value FROM meta WHERE name = ?").get(name)?.value ?? null;
+    return this.#sql<{ value: string }, [string]>("SELECT value FROM meta WHERE name = ?").get(name)?.value ?? null;
   }
 
   #setMeta(name: string, value: string): void {
-    this.#db.query("INSERT OR REPLACE INTO meta VALUES (?, ?)").run(name, value);
+    this.#sql("INSERT OR REPLACE INTO meta VALUES (?, ?)").run(name, value);
   }
 
   transaction(work: () => void): void {
-    this.#db.transaction(work)();
+    this.#db.run("BEGIN IMMEDIATE");
+    try {
+      work();
+      this.#db.run("COMMIT");
+    } catch (error) {
+      this.#db.run("ROLLBACK");
+      throw error;
+    }
   }
 
   // ---- reading, as the node's shard answers ----
@@ -247,29 +268,35 @@ export class Manifest {
   }
 
   *inodes(): Generator<InodeRow> {
-    yield* this.#db.query<InodeRow, []>("SELECT * FROM inode ORDER BY ino").iterate();
+    // In pages: a statement in the middle of its rows would be in the way of whatever is done with them.
+    for (let after = -1, more = true; more; ) {
+      const rows = this.#inodesAfter.all(after, INODES_AT_ONCE);
+      yield* rows;
+      more = rows.length === INODES_AT_ONCE;
+      after = rows.at(-1)?.ino ?? after;
+    }
   }
 
   /** Files whose data is not there. */
   pending(): InodeRow[] {
-    return this.#db.query<InodeRow, [number]>("SELECT * FROM inode WHERE state = ? ORDER BY ino").all(StageState.pending);
+    return this.#sql<InodeRow, [number]>("SELECT * FROM inode WHERE state = ? ORDER BY ino").all(StageState.pending);
   }
 
   // ---- the folders above ----
 
   above(): { records: KeyedRow[]; counters: (Counters & { ino: number })[] } {
     return {
-      records: this.#db.query<KeyedRow, []>("SELECT key, version, link, value FROM above").all(),
-      counters: this.#db.query<Counters & { ino: number }, []>("SELECT * FROM above_folder").all(),
+      records: this.#sql<KeyedRow, []>("SELECT key, version, link, value FROM above").all(),
+      counters: this.#sql<Counters & { ino: number }, []>("SELECT * FROM above_folder").all(),
     };
   }
 
   putAbove(key: Uint8Array, { version, link, value }: StoredRecord): void {
-    this.#db.query("INSERT OR REPLACE INTO above VALUES (?, ?, ?, ?)").run(key, version, link, value);
+    this.#sql("INSERT OR REPLACE INTO above VALUES (?, ?, ?, ?)").run(key, version, link, value);
   }
 
   putAboveCounters(ino: number, { links, entries, mtimeSec, mtimeNsec, bumps }: Counters): void {
-    this.#db.query("INSERT OR REPLACE INTO above_folder VALUES (?, ?, ?, ?, ?, ?)").run(ino, links, entries, mtimeSec, mtimeNsec, bumps);
+    this.#sql("INSERT OR REPLACE INTO above_folder VALUES (?, ?, ?, ?, ?, ?)").run(ino, links, entries, mtimeSec, mtimeNsec, bumps);
   }
 
   clearAbove(): void {
@@ -293,7 +320,7 @@ export class Manifest {
 
   /** The image of an inode has this table. */
   setTableSum(ino: number, sum: number): void {
-    this.#db.query("UPDATE inode SET tableSum = ? WHERE ino = ?").run(sum, ino);
+    this.#sql("UPDATE inode SET tableSum = ? WHERE ino = ?").run(sum, ino);
   }
 
   setState(ino: number, state: number): void {
@@ -308,8 +335,8 @@ export class Manifest {
   deleteInode(ino: number): void {
     this.deletePrefix(inodePrefix(ino));
     this.deletePrefix(dentryPrefix(ino));
-    this.#db.query("DELETE FROM folder WHERE ino = ?").run(ino);
-    this.#db.query("DELETE FROM inode WHERE ino = ?").run(ino);
+    this.#sql("DELETE FROM folder WHERE ino = ?").run(ino);
+    this.#sql("DELETE FROM inode WHERE ino = ?").run(ino);
   }
 
   setRoot(ino: number): void {
@@ -337,6 +364,7 @@ export class Manifest {
   close(): void {
     if (this.#closed) return;
     this.#closed = true;
-    this.#db.close();
+    for (const statement of this.#statements.values()) statement.finalize();
+    this.#db.close(true);
   }
 }

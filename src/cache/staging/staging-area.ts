@@ -129,7 +129,7 @@ export class StagingArea implements Staging {
           `${name.path}: not staged within ${(timeoutMs ?? 0) / 1_000} s; what is there stays for the next try`,
         );
       if (ended.aborted) throw new StagingError("cancelled", `${name.path}: staging was cancelled; what is there stays for the next try`);
-      throw new StagingError("failed", `${name.path}: ${error instanceof Error ? error.message : String(error)}`, { cause: error });
+      throw error;
     } finally {
       this.#running.delete(id);
     }
