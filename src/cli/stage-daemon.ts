@@ -76,7 +76,7 @@ export async function stageDaemonMain({
   const client = await openClient(
     { config, credentials, log },
     { kind: "stage", mountpoint: null },
-    { onRecall: () => {}, onState: (state) => log.info({ state }, "node connection") },
+    { onRecall: () => {}, onState: (state) => log.info({ state }, "node connection"), staging: { onChange: () => {} } },
   );
   const { pool } = client;
   const ended = Promise.withResolvers<"stopped" | "released" | "handed over">();
@@ -115,6 +115,7 @@ export async function stageDaemonMain({
         }
         clearTimeout(firstRequest);
         await staging.stop();
+        await client.staging?.close();
         await client.disk?.close();
         // The one who takes over makes its own, which must not be removed by us.
         rmSync(socket, { force: true });
