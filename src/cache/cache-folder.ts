@@ -36,11 +36,6 @@ export interface PoolPlace {
   readonly path: string;
 }
 
-/** Where caches are when nothing else is said: a folder of the user's own in /tmp, which is sticky. */
-export function defaultCacheDir(uid: number = process.geteuid?.() ?? 0): string {
-  return uid === 0 ? "/tmp/kiseki-cache" : `/tmp/kiseki-cache-${uid}`;
-}
-
 export class CacheFolder {
   /** Absolute, without symbolic links. */
   readonly path: string;

@@ -1,11 +1,14 @@
 /** What kiseki umount does. */
 import { open } from "node:fs/promises";
+import { dirname } from "node:path";
 import { MNT_DETACH } from "../../ffi/libc/constants.ts";
 import { LibcError } from "../../ffi/libc/errors.ts";
 import { umount2 } from "../../ffi/libc/libc.ts";
+import { lockPath, readPoolRecord } from "../cache/pool-record.ts";
 import { Errno } from "../fs/errno.ts";
 import { CliError, ExitStatus } from "./failure.ts";
 import { isKisekiMount, resolveMountpoint } from "./mountpoint.ts";
+import { humanBytes } from "./quantities.ts";
 import { findRuntimeEntry, isRunning, type RuntimeEntry } from "./runtime-file.ts";
 import type { UmountOptions } from "./umount.ts";
 
@@ -30,7 +33,7 @@ export async function unmount(text: string, options: UmountOptions): Promise<voi
     console.log(`${mountpoint}: ${flushes ? "flushed; " : ""}unmounted, ends when its last file is closed`);
     return;
   }
-  if (entry !== null) await tellWhenSlow(`waiting for the end of process ${entry.pid}`, ended(entry));
+  if (entry !== null) await ended(entry);
   console.log(`${mountpoint}: ${flushes ? "flushed and unmounted" : "unmounted"}`);
 }
 
@@ -88,8 +91,22 @@ function detachAsUser(mountpoint: string, lazy: boolean): string | null {
         .replace(/^fusermount3: /, "");
 }
 
+/** Waits for the end of the mount's process, which overwrites its disk cache before. Tells how far it is when that takes long. */
 async function ended(entry: RuntimeEntry): Promise<void> {
-  while (isRunning(entry)) await Bun.sleep(EXIT_POLL_MS);
+  let tellAt = performance.now() + PATIENCE_MS;
+  while (isRunning(entry)) {
+    await Bun.sleep(EXIT_POLL_MS);
+    if (performance.now() < tellAt) continue;
+    tellAt += PATIENCE_MS;
+    process.stderr.write(`kiseki: ${whatItDoes(entry)} ...\n`);
+  }
+}
+
+function whatItDoes({ control, pid }: RuntimeEntry): string {
+  const wipe = control === null ? null : (readPoolRecord(lockPath(dirname(control)))?.wipe ?? null);
+  if (wipe === null || wipe.bytesTotal === 0) return `waiting for the end of process ${pid}`;
+  const percent = Math.floor((wipe.bytesDone / wipe.bytesTotal) * 100);
+  return `wiping the disk cache: ${percent} % of ${humanBytes(wipe.bytesTotal)}`;
 }
 
 async function tellWhenSlow(what: string, work: Promise<void>): Promise<void> {
