@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { makeCredentials, writeCredentialsFile } from "../crypto/credentials.ts";
 import { TestNode } from "../node/test-node.ts";
 import { createTenant } from "../pki/cluster.ts";
+import { POLICY_KEYS } from "../protocol/policy.ts";
 
 setDefaultTimeout(30_000);
 
@@ -130,6 +131,12 @@ test("a tenant asks the node what applies to it", async () => {
     "",
     expect.stringMatching(/^kiseki: .*\n$/),
   ]);
+});
+
+test("the help of set names every key", async () => {
+  const [status, out] = await policy("set", "--help");
+  expect(status).toBe(0);
+  for (const key of POLICY_KEYS) expect(out).toMatch(new RegExp(`^  ${key} +\\S`, "m"));
 });
 
 test.each<[string[], number, string | RegExp]>([

@@ -31,6 +31,18 @@ function withFolder(command: Command): Command {
   return withLevel(command.requiredOption("--data-dir <dir>", "the storage node's data folder"));
 }
 
+const KEYS_HELP = `
+Keys:
+  cache_enabled           true or false: whether memory or disk keeps anything
+  allowed_modes           some of pinned,organic,bypass: what cache_mode may be
+  mode                    cache_mode of mounts that ask for none
+  max_cache_bytes         a size such as 10G: disk cache of one mount
+  max_node_cache_bytes    a size: all disk caches in one cache_dir together
+  metadata_ttl_ms         milliseconds, or a time such as 5s: age of names and attributes
+  max_disconnect_seconds  seconds, or a time such as 5m: without a node, caches are wiped after it
+  key_health_interval_ms  milliseconds, or a time such as 30s: how often keys are checked
+  staging_enabled         true or false: whether kiseki stage may stage`;
+
 const JSON_OPTION = ["--json", "print JSON"] as const;
 
 export function registerPolicy(program: Command): void {
@@ -39,6 +51,7 @@ export function registerPolicy(program: Command): void {
     .description("what clients may cache: set by cluster, tenant, namespace, workload, each only narrowing those above it");
   withFolder(policy.command("set").description("set keys of one level; it applies to mounts that start from now on"))
     .argument("<key=value...>", "such as max_cache_bytes=10G metadata_ttl_ms=1s allowed_modes=organic,bypass")
+    .addHelpText("after", KEYS_HELP)
     .action(async (words: string[], options: PolicyOptions) => {
       const { setPolicyCommand } = await import("./policy-run.ts");
       await setPolicyCommand(words, options);
