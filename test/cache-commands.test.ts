@@ -32,6 +32,7 @@ interface Stats {
   pid: number;
   pool: { id: string; path: string } | null;
   policy: Record<string, unknown>;
+  reads: { l1Hits: number; l2Hits: number; misses: number; bypasses: number };
   l1: { bytes: number; maxBytes: number };
 }
 
@@ -60,6 +61,38 @@ test("stats tell the mode, the policy and what is kept; the socket is the user's
   expect(all.map((line) => (JSON.parse(line) as Stats).mountpoint)).toContain(mount.path);
   await mount.unmount();
   expect(readdirSync(join(stats.pool?.path ?? "", "../.."))).not.toContain("t");
+});
+
+test("reads are counted where their blocks came from", async () => {
+  {
+    await using writer = await TestMount.mount(node);
+    await runOk("dd", ["if=/dev/urandom", `of=${join(writer.path, "counted")}`, "bs=1M", "count=48"]);
+    await writer.unmount();
+  }
+  await using mount = await TestMount.mount(node, { args: ["-o", "cache_l1_max=16M"] });
+  const file = join(mount.path, "counted");
+  const read = async () => {
+    await runOk("dd", [`if=${file}`, "of=/dev/null", "bs=1M"]);
+    // What the kernel has of it is dropped (dd(1)).
+    await runOk("dd", [`if=${file}`, "iflag=nocache", "count=0"]);
+    return (await statsOf(mount.path)).reads;
+  };
+  const blocks = (48 * MIB) / 65_536;
+  const first = await read();
+  expect(first).toMatchObject({ misses: blocks, l2Hits: 0, bypasses: 0 });
+  await Bun.sleep(500); // what was read is still being written to the disk
+  const second = await read();
+  expect(second.l2Hits).toBeGreaterThan(0);
+  expect(second.l2Hits + (second.misses - first.misses)).toBeGreaterThan(blocks / 2);
+  await runOk("dd", [`if=${file}`, "of=/dev/null", "iflag=direct", "bs=1M", "count=4"]);
+  expect((await statsOf(mount.path)).reads.bypasses).toBe(64);
+  const { stdout } = await kiseki(["cache", "stats", mount.path]);
+  expect(stdout).toMatch(/^disk +\d.*MiB/m);
+
+  const wiped = await kiseki(["cache", "wipe", mount.path]);
+  expect(wiped.stdout).toMatch(/wiped [\d.]+ MiB in memory and [\d.]+ MiB on disk\n$/);
+  const after = await statsOf(mount.path);
+  expect(after).toMatchObject({ l1: { bytes: 0, entries: 0 }, l2: { bytes: 0, entries: 0 }, wipes: { requested: 1 } });
 });
 
 test("--watch goes on until Ctrl-C", async () => {

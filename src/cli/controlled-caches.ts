@@ -1,15 +1,14 @@
 /** The caches of a client, as the control socket shows them. */
 import { ControlError, type ControlledCaches } from "../cache/control/control.ts";
-import { LatencyHistogram } from "../cache/control/latency-histogram.ts";
 import type { StatsSource } from "../cache/control/stats.ts";
 import { BLOCK_BYTES } from "../protocol/limits.ts";
 import type { Client } from "./open-client.ts";
 
 export function controlledCaches(client: Client): ControlledCaches {
-  const { arena, disk, policy, pool, settings, staging, lifecycle } = client;
+  const { arena, disk, policy, pool, settings, staging, store, lifecycle } = client;
   const stats: StatsSource = {
-    reads: { l1Hits: 0, l2Hits: 0, misses: 0, bypasses: 0 },
-    latency: { l1: new LatencyHistogram(), l2: new LatencyHistogram(), canonical: new LatencyHistogram() },
+    reads: store.reads,
+    latency: store.reads.latency,
     l1: () => {
       const entries = arena.cachedCount;
       return { maxBytes: arena.cellCount * BLOCK_BYTES, bytes: entries * BLOCK_BYTES, entries, evictions: arena.evictions };

@@ -2,6 +2,7 @@
  * Where file bytes come from and go to: the block arena, the chunk workers, and what is in flight between them. One for a mount.
  */
 import type { BlockArena } from "../cache/block-arena.ts";
+import { ReadStats } from "../cache/control/read-stats.ts";
 import type { DiskCache } from "../cache/disk-cache.ts";
 import { TieredReads } from "../cache/tiered-reads.ts";
 import { blockBytes, blockCount, type ChunkRef } from "../crypto/chunk-seal.ts";
@@ -39,6 +40,9 @@ export class ContentStore {
   /** L1 keeps what was read and written (cache_mode other than bypass). */
   readonly #caches: boolean;
   readonly #tiers: TieredReads;
+  readonly reads = new ReadStats();
+  /** 1: the cell was filled ahead of a reader, and none has come yet. */
+  readonly #ahead: Uint8Array;
   readonly #fetching = new Map<string, Promise<void>>();
   #wipes = 0;
   readonly #uploads = new Set<Promise<ChunkSource>>();
@@ -50,7 +54,8 @@ export class ContentStore {
     this.arena = arena;
     this.#transfer = transfer;
     this.#caches = options.caches;
-    this.#tiers = new TieredReads(options.disk ?? null, (ref, first, cells) => transfer.get(ref, first, cells));
+    this.#tiers = new TieredReads(options.disk ?? null, (ref, first, cells) => transfer.get(ref, first, cells), this.reads);
+    this.#ahead = new Uint8Array(arena.cellCount);
     this.dirtyCellsMax = Math.floor(arena.cellCount / 2);
   }
 
@@ -126,6 +131,7 @@ export class ContentStore {
       if (cell >= 0) {
         this.arena.pin(cell);
         cells.set(blockKey(want.source, want.block), cell);
+        this.countHit(cell);
       } else if (fetching !== undefined) {
         // Another reader began to fetch it meanwhile. The caller finds it afterwards, or asks again.
         joined.push(fetching.catch(() => undefined));
@@ -153,6 +159,7 @@ export class ContentStore {
     const { ref } = source;
     const fetching = cache ? this.#tiers.read(ref, first, cells) : this.#tiers.readFresh(ref, first, cells);
     const wipes = this.#wipes;
+    for (const cell of cells) this.#ahead[cell] = 0;
     if (cache) for (let i = 0; i < count; i++) this.#fetching.set(blockKey(source, first + i), fetching);
     try {
       await fetching;
@@ -178,10 +185,16 @@ export class ContentStore {
       if (this.arena.availableCount < this.arena.cellCount / 4) return;
       const cells = this.arena.tryTake(run.count);
       if (cells === null) return;
-      this.#fetchRun(run, cells, true)
-        .catch(() => undefined)
-        .finally(() => this.arena.unpinAll(cells));
+      const fetch = this.#fetchRun(run, cells, true);
+      for (const cell of cells) this.#ahead[cell] = 1;
+      fetch.catch(() => undefined).finally(() => this.arena.unpinAll(cells));
     }
+  }
+
+  /** A reader has found its block in L1. The first time after read-ahead is none: that block was counted where it came from. */
+  countHit(cell: number): void {
+    if (this.#ahead[cell] === 1) this.#ahead[cell] = 0;
+    else this.reads.l1Hits++;
   }
 
   /** Empties L1; what is being fetched is not kept either. Returns the bytes that were in it. */

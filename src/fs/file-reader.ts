@@ -40,8 +40,13 @@ export class FileReader {
   read(namespace: Namespace, inode: Inode, offset: Offset, size: number, fresh: boolean): MaybePromise<ReadResult> {
     const length = distance(offset, inode.size, size);
     if (length === 0) return { pieces: [] };
+    const begin = performance.now();
     const gathered = this.#gather(inode, offset, length, null, fresh);
-    if (!Array.isArray(gathered)) return gathered;
+    if (!Array.isArray(gathered)) {
+      // Holes and what stands in records come from no tier.
+      if (gathered.release !== undefined) this.#store.reads.latency.l1.observe(performance.now() - begin);
+      return gathered;
+    }
     return this.#fetchAndGather(namespace, inode, offset, length, gathered, fresh);
   }
 
@@ -52,6 +57,7 @@ export class FileReader {
     const pieces: Uint8Array[] = [];
     const pinned: number[] = [];
     const missing: BlockWant[] = [];
+    const found: number[] = [];
     for (const { region, start, end } of regionSpans(offset, length)) {
       if (!content.isRegionKnown(region) && !content.isDirtyThroughout(region, start, end)) {
         arena.unpinAll(pinned);
@@ -80,7 +86,10 @@ export class FileReader {
           const within = position % BLOCK_BYTES;
           const count = Math.min(BLOCK_BYTES - within, last - position);
           let cell = brought?.cells.get(blockKey(source, block)) ?? -1;
-          if (cell < 0 && !fresh) cell = arena.find(source.key, block);
+          if (cell < 0 && !fresh) {
+            cell = arena.find(source.key, block);
+            if (cell >= 0) found.push(cell);
+          }
           if (cell < 0) {
             missing.push({ source, block });
           } else {
@@ -96,6 +105,7 @@ export class FileReader {
       arena.unpinAll(pinned);
       return missing;
     }
+    for (const cell of found) this.#store.countHit(cell);
     return pinned.length === 0 ? { pieces } : { pieces, release: () => arena.unpinAll(pinned) };
   }
 

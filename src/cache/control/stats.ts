@@ -32,7 +32,10 @@ export const cacheStatsSchema = z.object({
   mode: z.enum(["pinned", "organic", "bypass"]),
   /** The effective policy, by the names that `kiseki policy` uses. */
   policy: z.record(z.string(), z.unknown()),
-  /** In blocks of 64 KiB. A block that two readers wait for together is one miss. */
+  /**
+   * In blocks of 64 KiB. l1Hits: a read found its block in memory. l2Hits, misses, bypasses: blocks that were brought from the disk or from a
+   * node, for a reader or ahead of it; one that two readers wait for is brought once.
+   */
   reads: z.object({ l1Hits: count, l2Hits: count, misses: count, bypasses: count }),
   latency: z.object({ l1: latencySchema, l2: latencySchema, canonical: latencySchema }),
   l1: z.object({ maxBytes: count, bytes: count, entries: count, evictions: count }),
@@ -88,10 +91,11 @@ export type StatsIdentity = Pick<CacheStats, "version" | "pid" | "kind" | "mount
 
 export function collectStats(identity: StatsIdentity, source: StatsSource): CacheStats {
   const { l1, l2, canonical } = source.latency;
+  const { l1Hits, l2Hits, misses, bypasses } = source.reads;
   return {
     ...identity,
     policy: { ...source.policy() },
-    reads: { ...source.reads },
+    reads: { l1Hits, l2Hits, misses, bypasses },
     latency: { l1: l1.snapshot(), l2: l2.snapshot(), canonical: canonical.snapshot() },
     l1: source.l1(),
     l2: source.l2(),
