@@ -14,6 +14,7 @@ export const POLLIN = 0x001;
 export const F_GETFL = 3;
 export const F_SETFL = 4;
 export const F_WRLCK = 1;
+export const F_SETSIG = 10;
 export const F_SETLEASE = 1024;
 export const F_DUPFD_CLOEXEC = 1030;
 export const O_NONBLOCK = 0o4000;
@@ -24,6 +25,9 @@ export const AF_UNIX = 1;
 export const SOCK_SEQPACKET = 5;
 export const SOCK_CLOEXEC = O_CLOEXEC;
 export const SOCK_NONBLOCK = O_NONBLOCK;
+
+/** asm-generic/signal.h: ignored unless somebody handles it. */
+export const SIGURG = 23;
 
 /** sys/mman.h */
 export const PROT_READ = 0x1;

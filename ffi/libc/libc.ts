@@ -12,6 +12,7 @@ import {
   F_GETFL,
   F_SETFL,
   F_SETLEASE,
+  F_SETSIG,
   F_WRLCK,
   MAP_ANONYMOUS,
   MAP_PRIVATE,
@@ -20,6 +21,7 @@ import {
   O_NONBLOCK,
   PROT_READ,
   PROT_WRITE,
+  SIGURG,
   SOCK_CLOEXEC,
   SOCK_NONBLOCK,
   SOCK_SEQPACKET,
@@ -130,8 +132,12 @@ export function setNonBlocking(fd: number): void {
   check("fcntl(F_SETFL)", libc.fcntl(fd, F_SETFL, flags | O_NONBLOCK));
 }
 
-/** Takes a write lease on an open file (F_SETLEASE). Returns 0, or -errno: EAGAIN when somebody else has the file open or mapped. */
+/**
+ * Takes a write lease on an open file (F_SETLEASE). Returns 0, or -errno: EAGAIN when somebody else has the file open or mapped. Who opens
+ * it while the lease is held waits for its end, and we are told so by a signal: one that is ignored, as SIGIO would end the process.
+ */
 export function takeWriteLease(fd: number): number {
+  if (libc.fcntl(fd, F_SETSIG, SIGURG) < 0) return -errno();
   return libc.fcntl(fd, F_SETLEASE, F_WRLCK) < 0 ? -errno() : 0;
 }
 

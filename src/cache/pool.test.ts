@@ -1,8 +1,21 @@
 import { afterEach, expect, test } from "bun:test";
-import { chmodSync, existsSync, mkdtempSync, readdirSync, rmSync, statSync, symlinkSync, writeFileSync } from "node:fs";
+import {
+  chmodSync,
+  closeSync,
+  existsSync,
+  mkdtempSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { join } from "node:path";
 import { CacheFolder } from "./cache-folder.ts";
 import { Pool, type PoolOwner } from "./pool.ts";
+import { scrub } from "./scrub.ts";
 
 const MIB = 2 ** 20;
 const owner: PoolOwner = { tenant: "acme", cluster: "test", mode: "organic", kind: "mount", mountpoint: "/mnt/data" };
@@ -40,6 +53,22 @@ test("wiping the contents leaves the pool in use", async () => {
   writeFileSync(pool.chunkPath("ab".repeat(32)), "again");
   await expect(Pool.adopt(folder, pool.id, owner, limits)).rejects.toMatchObject({ code: "in_use" });
   await pool.close({ wipe: true });
+});
+
+test("an image that a program still reads is left to it, and scrubbed once it is closed", async () => {
+  const folder = CacheFolder.open(cacheDir());
+  const pool = await Pool.create(folder, owner, limits);
+  writeFileSync(join(pool.filesPath, "1-1"), "plain text");
+  writeFileSync(join(pool.filesPath, "2-1"), "plain text");
+  const reader = openSync(join(pool.filesPath, "1-1"), "r");
+  const report = await pool.close({ wipe: true });
+  expect(report).toMatchObject({ failed: 1, bytesLeft: 4096, faults: [{ path: join(pool.filesPath, "1-1") }] });
+  expect(readFileSync(reader, "utf8")).toBe("plain text");
+  expect(await scrub(folder)).toMatchObject([{ id: pool.id, state: "failed" }]);
+  expect(readdirSync(pool.filesPath)).toEqual(["1-1"]);
+  closeSync(reader);
+  expect(await scrub(folder)).toMatchObject([{ id: pool.id, state: "wiped" }]);
+  expect(existsSync(pool.path)).toBe(false);
 });
 
 test("a dead pool is adopted by its tenant only", async () => {

@@ -1,16 +1,21 @@
 /** Destroys what is in a pool, and the pool. The caller holds the pool's lock, and nobody uses a file in it. */
-import { type Dirent, rmdirSync, unlinkSync } from "node:fs";
+import { type Dirent, rmdirSync, statSync, unlinkSync } from "node:fs";
 import { readdir, rmdir } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import type { Logger } from "../log.ts";
 import { MIB } from "../protocol/limits.ts";
 import type { CacheFolder } from "./cache-folder.ts";
+import { isOpenNowhere } from "./image-file.ts";
 import { LOCK_FILE, lockPath, type PoolRecord, writePoolRecord } from "./pool-record.ts";
 import { RESERVED_FILE, writeReserved } from "./space.ts";
 import { addFault, emptyReport, type ZeroizeReport, zeroizeFiles } from "./zeroize.ts";
 
 /** Made with every pool, and there until it goes. */
 export const CONTENT_FOLDERS = ["chunks", "files", "staging"] as const;
+/** The one with the images of staged files, which programs may be reading past us (FUSE passthrough). */
+const IMAGE_FOLDER = "files";
+/** st_blocks counts in these, stat(2). */
+const STAT_BLOCK_BYTES = 512;
 
 /** Progress is told at most this often. */
 const PROGRESS_INTERVAL_MS = 200;
@@ -32,10 +37,13 @@ export interface WipeOptions {
 
 export type WipeReport = Readonly<ZeroizeReport>;
 
-/** Overwrites and deletes all files below the content folders; the folders stay. */
+/**
+ * Overwrites and deletes all files below the content folders; the folders stay. So do images that a program still has open or mapped: zeros
+ * would be wrong bytes for it. They are in the report's faults, and go with the next wipe.
+ */
 export async function wipeContents(poolPath: string, options: WipeOptions): Promise<WipeReport> {
   const wipe = new Wipe(options);
-  for (const name of CONTENT_FOLDERS) await wipe.filesBelow(join(poolPath, name), "keep folders");
+  for (const name of CONTENT_FOLDERS) await wipe.contentOf(poolPath, name, "keep folders");
   return wipe.report;
 }
 
@@ -56,7 +64,7 @@ export async function wipePool(
   };
   const wipe = new Wipe({ ...options, onProgress: tell });
   tell({ bytesDone: 0, bytesTotal: options.bytesTotal });
-  for (const name of CONTENT_FOLDERS) await wipe.filesBelow(join(poolPath, name), "all");
+  for (const name of CONTENT_FOLDERS) await wipe.contentOf(poolPath, name, "all");
   await wipe.filesBelow(poolPath, "all but the pool's own");
   if (wipe.report.failed > 0) {
     // Other pools may have the room of what is gone.
@@ -105,8 +113,12 @@ class Wipe {
     this.#options = options;
   }
 
+  contentOf(poolPath: string, name: (typeof CONTENT_FOLDERS)[number], mode: "keep folders" | "all"): Promise<void> {
+    return this.filesBelow(join(poolPath, name), mode, name === IMAGE_FOLDER);
+  }
+
   /** All files below a folder, which stays; and the folders below it, unless they are to stay. */
-  async filesBelow(path: string, mode: "keep folders" | "all but the pool's own" | "all"): Promise<void> {
+  async filesBelow(path: string, mode: "keep folders" | "all but the pool's own" | "all", areImages = false): Promise<void> {
     const files: string[] = [];
     for (const entry of await this.#list(path)) {
       const child = join(path, entry.name);
@@ -115,10 +127,22 @@ class Wipe {
         files.push(child);
         continue;
       }
-      await this.filesBelow(child, mode === "keep folders" ? mode : "all");
+      // What is left in these is in the report.
+      const isDone = mode === "all but the pool's own" && (CONTENT_FOLDERS as readonly string[]).includes(entry.name);
+      if (isDone && (await this.#list(child)).length > 0) continue;
+      if (!isDone) await this.filesBelow(child, mode === "keep folders" ? mode : "all", areImages);
       if (mode !== "keep folders") await rmdir(child).catch((error) => this.#fault(child, error));
     }
-    await zeroizeFiles(files, { onBytes: (bytes) => this.#progress(bytes) }, this.report);
+    await zeroizeFiles(areImages ? this.#unused(files) : files, { onBytes: (bytes) => this.#progress(bytes) }, this.report);
+  }
+
+  #unused(images: readonly string[]): string[] {
+    return images.filter((path) => {
+      if (isOpenNowhere(path)) return true;
+      addFault(this.report, path, "a program has this staged file open: it is deleted when that has closed it");
+      this.report.bytesLeft += (statSync(path, { throwIfNoEntry: false })?.blocks ?? 0) * STAT_BLOCK_BYTES;
+      return false;
+    });
   }
 
   async #list(path: string): Promise<Dirent[]> {
