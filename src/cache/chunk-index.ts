@@ -95,11 +95,11 @@ export class ChunkIndex {
     const page = this.#records.page(slot);
     const at = this.#records.at(slot);
     page.set(this.#idWords, at);
+    this.#table.add(slot);
     page[at + META] = bytes | LIVE;
     const blocks = blockCount(bytes);
     page[at + SUMS] = blocks === 1 ? 0 : this.#sums.take(presenceWords(blocks) + blocks);
     page.fill(0, at + HOLDS, at + MARK + 1);
-    this.#table.add(slot);
     this.#size++;
     this.#observer?.onAdd(slot);
     return slot;

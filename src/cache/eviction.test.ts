@@ -141,6 +141,22 @@ test("requests for the same chunk get the same answer, until it is used again", 
   }
 });
 
+test("a chunk of which a part is there gets its other blocks when there is something lesser", () => {
+  const index = new ChunkIndex();
+  const eviction = new Eviction(index);
+  const slots = filled(index, 300);
+  const part = index.add(idOf(1e6), 4 * BLOCK_BYTES);
+  index.setBlock(part, 2, 0);
+  eviction.victim();
+  eviction.onMiss(idOf(1e6), BLOCK_BYTES);
+  expect(eviction.admits(idOf(1e6), BLOCK_BYTES)).toBe(false);
+  eviction.onRead(part, 1);
+  eviction.onMiss(idOf(1e6), BLOCK_BYTES);
+  expect(eviction.admits(idOf(1e6), BLOCK_BYTES)).toBe(true);
+  for (const slot of slots) eviction.onRead(slot, 1);
+  expect(eviction.admits(idOf(1e6), BLOCK_BYTES)).toBe(false);
+});
+
 test("what is pinned or held is never a victim, also when that is all there is", () => {
   const index = new ChunkIndex();
   const slots = filled(index, 10);

@@ -113,11 +113,16 @@ export class Eviction implements ChunkIndexObserver {
     if (list !== WINDOW) this.#moveToLevel(slot, list, Math.min(Math.max(this.#levelOf(list), this.#round) + 1, this.#round + ROUNDS_MAX));
   }
 
-  /** `bytes` bytes of a chunk that is not in L2 were asked for, whether it will be put there or not. */
+  /** `bytes` bytes of a chunk were asked for that are not in L2, whether they will be put there or not. */
   onMiss(id: Uint8Array, bytes: number): void {
     if (this.#cacheBytes === 0) return;
     let recent = this.#recent.find(id, this.#index.size);
     if (recent === null) {
+      // Some of its other blocks may be there: then it has a level.
+      if (this.#index.find(id) !== NONE) {
+        this.#pass(bytes);
+        return;
+      }
       const ghost = this.#ghosts.get(id);
       const rounds = ghost === null ? 0 : this.#roundsLeft(ghost.level);
       const near = ghost !== null && this.#isNear(ghost.time);
@@ -126,22 +131,35 @@ export class Eviction implements ChunkIndexObserver {
     }
     this.#resizeWindow(recent.near ? bytes : -bytes * LEAK);
     if (!recent.near) this.#tick(bytes);
+    this.#pass(bytes);
+  }
+
+  /** The round goes on by so many missed bytes. */
+  #pass(bytes: number): void {
     this.#roundPart += bytes / this.#cacheBytes;
     if (this.#roundPart >= 1) this.#nextRound();
     if (this.#round - this.#lowest >= LAG_LIFTED) this.#lift();
   }
 
-  /** There is no room for `bytes` bytes of this chunk: is it worth more than what would have to go? Asked after `onMiss`. */
+  /** There is no room for `bytes` bytes of this chunk: are they worth more than what would have to go? Asked after `onMiss`. */
   admits(id: Uint8Array, bytes: number): boolean {
     this.#full();
     const chunks = this.#index.size;
     let recent = this.#recent.find(id, chunks);
     if (recent === null) {
+      const slot = this.#index.find(id);
+      if (slot !== NONE) return this.#mayGrow(slot, bytes);
       const ghost = this.#ghosts.get(id);
       recent = this.#recent.set(id, chunks, ghost === null ? 0 : Math.max(0, this.#roundsLeft(ghost.level) - 1), false);
     }
     recent.verdict ??= this.#judge(recent.rounds, recent.near, bytes);
     return recent.verdict !== "refused";
+  }
+
+  /** More blocks of a chunk that is there come in at the expense of lesser ones. */
+  #mayGrow(slot: number, bytes: number): boolean {
+    const list = (this.#index.mark(slot) & LIST_MASK) - 1;
+    return list < 0 || list === WINDOW || this.#bytesBelow(this.#levelOf(list)) >= bytes;
   }
 
   #judge(rounds: number, near: boolean, bytes: number): "main" | "window" | "refused" {
@@ -178,7 +196,7 @@ export class Eviction implements ChunkIndexObserver {
     const recent = this.#recent.find(id, this.#index.size);
     const ghost = this.#ghosts.get(id);
     this.#ghosts.delete(id);
-    this.#ghosts.growTowards(this.#index.size * GHOSTS_PER_CHUNK);
+    if (this.#cacheBytes > 0) this.#ghosts.growTowards(this.#index.size * GHOSTS_PER_CHUNK);
     this.#index.setMark(slot, makeMark(NONE, 0, 0, this.#clock));
     if (recent?.verdict === "window") {
       this.#append(slot, WINDOW);
