@@ -20,6 +20,9 @@ const FIRST_REQUEST_MS = 60_000;
 /** The answer to a request that ends the daemon has to go out first. */
 const LAST_ANSWER_MS = 100;
 
+/** Why the daemon ends. Abandoned: its pool stays as that of a process that has died. */
+type Why = "stopped" | "released" | "handed over" | "abandoned";
+
 /** Staging that can be brought to an end, and that tells when nothing is left. */
 class DaemonStaging implements StagingControl {
   readonly #inner: StagingControl;
@@ -79,16 +82,18 @@ export async function stageDaemonMain({
     { onRecall: () => {}, onState: (state) => log.info({ state }, "node connection"), staging: { onChange: () => {} } },
   );
   const { pool } = client;
-  const ended = Promise.withResolvers<"stopped" | "released" | "handed over">();
+  const ended = Promise.withResolvers<Why>();
   let closeServer = async (): Promise<void> => {};
   try {
     if (pool === null) {
       throw new CliError(ExitStatus.failure, "nothing can be staged: the cache policy, or the disk, leaves no room for a disk cache");
     }
     const caches = controlledCaches(client);
-    const endSoon = (why: "released" | "handed over") => void setTimeout(() => ended.resolve(why), LAST_ANSWER_MS);
+    const endSoon = (why: Why) => void setTimeout(() => ended.resolve(why), LAST_ANSWER_MS);
     const staging = new DaemonStaging(caches.staging(), () => endSoon("released"));
     const firstRequest = setTimeout(() => ended.resolve("released"), FIRST_REQUEST_MS);
+    // By request, because no node answers any more, or because the keys are gone: there is nothing left to keep.
+    client.lifecycle.onWipe(() => endSoon("released"));
     const startedAt = new Date().toISOString();
     const identity = {
       version: VERSION,
@@ -107,7 +112,7 @@ export async function stageDaemonMain({
         clearTimeout(firstRequest);
         return staging;
       },
-      end: () => ended.resolve("released"),
+      end: () => endSoon("released"),
       handOver: async (name) => {
         // Once the pool is not in use any more there is no way back.
         if (statSync(join(pool.path, name), { throwIfNoEntry: false })?.isSocket() !== true) {
@@ -119,8 +124,14 @@ export async function stageDaemonMain({
         await client.disk?.close();
         // The one who takes over makes its own, which must not be removed by us.
         rmSync(socket, { force: true });
-        pool.handOver(name);
-        endSoon("handed over");
+        try {
+          pool.handOver(name);
+          endSoon("handed over");
+        } catch (error) {
+          // Who asked has died. Another one can take the pool over from nobody.
+          endSoon("abandoned");
+          throw error;
+        }
       },
     };
     const server = serveControl(socket, target, { log, describe: failureOf });
@@ -133,6 +144,8 @@ export async function stageDaemonMain({
     log.info({ pool: pool.id, why }, "the staging daemon ends");
     if (why === "handed over") closeServer = async () => {};
     else await staging.stop();
+    if (why === "abandoned") await pool.close({ wipe: false });
+    await client.lifecycle.wiped();
   } finally {
     await closeServer();
     await client.close();
