@@ -377,5 +377,7 @@ export class StagingArea implements Staging {
       manifest.checkpoint();
       manifest.close();
     }
+    // A second close finds nothing to do.
+    this.#datasets.clear();
   }
 }
