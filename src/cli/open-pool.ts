@@ -11,6 +11,7 @@ import type { ClientConfig } from "../config/mount-config.ts";
 import type { Credentials } from "../crypto/credentials.ts";
 import type { Logger } from "../log.ts";
 import { type EffectivePolicy, nodeCacheLimitBytes } from "../protocol/policy.ts";
+import { scrubInBackground } from "./background-scrub.ts";
 
 /** Whose it will be. */
 export interface PoolUser {
@@ -53,11 +54,13 @@ export async function openPool(
   const folder = CacheFolder.open(config.cacheDir);
   const owner: PoolOwner = { tenant: credentials.tenant, cluster: credentials.cluster, mode, kind, mountpoint };
   const limits: SpaceLimits = { maxBytes, nodeLimitBytes: (filesystemBytes) => nodeCacheLimitBytes(policy, filesystemBytes) };
-  if (id !== null) return await Pool.adopt(folder, id, owner, limits, askForPool);
   try {
-    return await Pool.create(folder, owner, limits);
+    const pool = await (id === null ? Pool.create(folder, owner, limits) : Pool.adopt(folder, id, owner, limits, askForPool));
+    // Not before: a pool that is to be taken over from a dead process would be wiped.
+    void scrubInBackground(folder, log);
+    return pool;
   } catch (error) {
-    if (!(error instanceof Error && "errno" in error)) throw error;
+    if (id !== null || !(error instanceof Error && "errno" in error)) throw error;
     // A full or failing disk: the cache is only there to be faster.
     log.warn({ err: error }, `${config.cacheDir}: no disk cache can be made here; nothing is kept on disk`);
     return null;
