@@ -1,8 +1,9 @@
 /** The cache policy through real mounts: what an operator sets on the node's host is what mounts do from then on. */
 import { afterAll, beforeAll, beforeEach, expect, setDefaultTimeout, test } from "bun:test";
 import { existsSync, readdirSync, readFileSync, rmSync } from "node:fs";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import { cleanUp, KISEKI, run, runOk, TestMount, TestNode, tempFolder } from "./support/harness.ts";
+import { cacheDirOf, poolsIn, stage } from "./support/staging.ts";
 
 setDefaultTimeout(60_000);
 
@@ -107,6 +108,45 @@ test("a pool remembers the policy of its mount; cache_l2_max=0 is granted under 
   expect(await statsOf(none)).toMatchObject({ mode: "pinned", l2: null });
   expect(policies()).toEqual([]);
   await none.unmount();
+});
+
+test("no node: a mount that takes a pool over keeps to the policy that the pool remembers", async () => {
+  await using writer = await TestMount.mount(node);
+  await runOk("bash", ["-c", "mkdir -p staged && echo here > staged/file"], { cwd: writer.path });
+  await setPolicy("max_cache_bytes=3G", "metadata_ttl_ms=2s");
+  const cache = tempFolder("adopted-");
+  const first = await TestMount.mount(node, { args: ["--cache-dir", cache] });
+  const [pool = ""] = poolsIn(cache);
+  await stage(pool, "/staged");
+  await first.kill();
+  await setPolicy("max_cache_bytes=1G");
+  await node.stop();
+  try {
+    await using second = await TestMount.mount(node, { args: ["--cache-dir", cache, "-o", `pool_id=${basename(pool)},cache_l2_max=5G`] });
+    expect((await statsOf(second)).policy).toMatchObject({ max_cache_bytes: 3 * 2 ** 30, metadata_ttl_ms: 2_000 });
+    expect(logged(second, "policy")).toEqual([
+      "no node tells the cache policy: the one that the pool remembers is in force",
+      "cache policy",
+      "the cache policy does not allow cache_l2_max=5G: taken 3G",
+    ]);
+    expect(await runOk("cat", [join(second.path, "staged/file")])).toBe("here\n");
+    await second.unmount();
+  } finally {
+    await node.restart();
+  }
+});
+
+test("staging_enabled=false: kiseki stage is refused with the reason, and so is staging through a mount", async () => {
+  await setPolicy("staging_enabled=false");
+  await using mount = await TestMount.mount(node);
+  await runOk("bash", ["-c", "mkdir -p staged && echo here > staged/file"], { cwd: mount.path });
+  await expect(stage(poolsIn(cacheDirOf(mount))[0] ?? "", "/staged")).rejects.toThrow(/policy/);
+  const credentials = await node.credentials("t");
+  const where = ["--data-addr", node.addr, "--tenant", "t", "--credentials", credentials, "--cache-dir", tempFolder("stage-")];
+  const { status, stderr } = await run(KISEKI, ["stage", "--daemon", "--dataset", "/staged", ...where]);
+  expect(stderr).toMatch(/^kiseki: .*policy.*\n$/);
+  expect(status).toBe(1);
+  await mount.unmount();
 });
 
 test("a policy that the node can't read: mounts work and cache nothing, and the node says why", async () => {

@@ -29,7 +29,7 @@ export function controlledCaches(client: Client): ControlledCaches {
     },
     staging: () => {
       if (staging !== null) return staging;
-      const why = pool === null ? "there is no disk cache to stage into" : "the cache policy does not allow staging";
+      const why = policy.staging_enabled ? "there is no disk cache to stage into" : "the cache policy does not allow staging";
       throw new ControlError("conflict", why);
     },
   };
