@@ -9,9 +9,9 @@ import type { ChunkIndex } from "./chunk-index.ts";
 import { blockRoom, type DiskChunks } from "./disk-chunks.ts";
 import type { Space } from "./space.ts";
 
-/** Waiting blocks at most: memory that readers lack meanwhile, so also at most an eighth of the arena. */
+/** Waiting blocks at most: memory that readers lack meanwhile, so also at most a quarter of the arena. */
 const QUEUE_MAX_BYTES = 32 * MIB;
-const QUEUE_ARENA_PART = 8;
+const QUEUE_ARENA_PART = 4;
 
 interface Insertion {
   readonly ref: ChunkRef;

@@ -22,16 +22,20 @@ export interface TestMountOptions {
   env?: Record<string, string>;
   /** Where to mount. Default: a new folder. */
   path?: string;
+  /** Default: a new folder of this mount's own. */
+  cacheDir?: string;
 }
 
 export class TestMount implements AsyncDisposable {
   readonly path: string;
   readonly logFile: string;
+  readonly cacheDir: string;
   readonly #process: Bun.Subprocess;
 
-  private constructor(path: string, logFile: string, process: Bun.Subprocess) {
+  private constructor(path: string, logFile: string, cacheDir: string, process: Bun.Subprocess) {
     this.path = path;
     this.logFile = logFile;
+    this.cacheDir = cacheDir;
     this.#process = process;
   }
 
@@ -55,13 +59,14 @@ export class TestMount implements AsyncDisposable {
       "--credentials",
       credentials,
     ];
-    const files = ["--cache-dir", join(folder, "cache"), "--log-file", logFile];
+    const cacheDir = options.cacheDir ?? join(folder, "cache");
+    const files = ["--cache-dir", cacheDir, "--log-file", logFile];
     const args = ["--foreground", ...(options.args ?? []), ...MORE_OPTIONS];
     const child = Bun.spawn([KISEKI, "mount", path, ...where, ...files, ...args], {
       env: cleanEnvironment(options.env),
       stdio: ["ignore", out, out],
     });
-    const mount = new TestMount(path, logFile, child);
+    const mount = new TestMount(path, logFile, cacheDir, child);
     onCleanUp({ end: () => mount.kill(), endNow: () => mount.#endNow() });
     const deadline = performance.now() + MOUNT_PATIENCE_MS;
     while (!isMounted(path)) {
