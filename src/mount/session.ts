@@ -4,7 +4,7 @@ import { read, setNonBlocking } from "../../ffi/libc/libc.ts";
 import { FUSE_BATCH_FORGET, FUSE_FORGET, FUSE_INIT, FUSE_INTERRUPT, fuse_interrupt_in } from "../../ffi/libfuse3/kernel.ts";
 import { type Libfuse, LowlevelSession, type SessionCallbacks } from "../../ffi/libfuse3/libfuse3.ts";
 import { Errno, FsError } from "../fs/errno.ts";
-import type { Vfs } from "../fs/vfs.ts";
+import type { ReadResult, Vfs } from "../fs/vfs.ts";
 import { timeout } from "./attributes.ts";
 import { BackingTable } from "./backing-table.ts";
 import { DirectoryBufferPool } from "./directory-buffer.ts";
@@ -19,6 +19,11 @@ import { BODY, RequestCaller, RequestReader } from "./requests.ts";
 
 /** What a filesystem that refuses everything is still told: who closes a file needs no answer. */
 const RELEASES: ReadonlySet<Operation["name"]> = new Set<Operation["name"]>(["release", "releasedir"]);
+
+/** Nothing may be answered any more. */
+function isRefused({ refusal }: Vfs): boolean {
+  return refusal !== undefined && refusal !== null;
+}
 
 /** What the kernel may cache and how files look; see MountOptions. */
 export interface SessionSettings {
@@ -180,8 +185,8 @@ export class FuseSession implements RequestSource, Disposable {
     this.#caller = null;
     this.#replies.answered = false;
     try {
-      const { refusal } = this.#context.vfs;
-      if (refusal !== undefined && refusal !== null && !RELEASES.has(operation.name)) throw refusal;
+      const { vfs } = this.#context;
+      if (isRefused(vfs) && !RELEASES.has(operation.name)) throw vfs.refusal;
       const result = operation.call(this.#context);
       if (result instanceof Promise) this.#answerLater(operation, req, ino, result);
       else this.#check(operation, ino, operation.reply(this.#context, req, result as never));
@@ -204,6 +209,12 @@ export class FuseSession implements RequestSource, Disposable {
     result.then(
       (value) => {
         if (!settle()) return;
+        if (operation.name === "read" && isRefused(this.#context.vfs)) {
+          // It was asked before, but would stay in the kernel's cache from now on.
+          (value as ReadResult).release?.();
+          this.#fail(operation, req, ino, null);
+          return;
+        }
         try {
           this.#check(operation, ino, operation.reply(this.#context, req, value as never));
         } catch (error) {
