@@ -9,13 +9,15 @@ import type { BlockArena } from "./block-arena.ts";
 import { ChunkFiles } from "./chunk-files.ts";
 import type { ChunkIndex } from "./chunk-index.ts";
 import type { DiskTierStats } from "./control/stats.ts";
-import { blockRoom, DiskChunks, messageOf } from "./disk-chunks.ts";
+import { adoptChunks } from "./disk-adoption.ts";
+import { blockRoom, DiskChunks, messageOf, TRAILER_BYTES } from "./disk-chunks.ts";
 import { DiskFaults, type FaultKind, faultKind } from "./disk-faults.ts";
 import { DiskImages } from "./disk-images.ts";
 import { DiskWriter } from "./disk-writer.ts";
 import { Eviction } from "./eviction.ts";
 import { InsertQueue } from "./insert-queue.ts";
 import type { Pool } from "./pool.ts";
+import { bytesOnDisk } from "./space.ts";
 import type { StagedImageFile, StagingDisk } from "./staging/disk-side.ts";
 import { CacheCapacityExceeded } from "./staging/limits.ts";
 import type { WipeProgress, WipeReport } from "./wipe.ts";
@@ -44,6 +46,7 @@ export class DiskCache implements StagingDisk {
   readonly #arena: BlockArena;
   readonly #eviction: Eviction;
   readonly #faults: DiskFaults;
+  readonly #log: DiskCacheOptions["log"];
   readonly #files = new ChunkFiles();
   readonly #images: DiskImages;
   readonly #writer: DiskWriter;
@@ -61,6 +64,7 @@ export class DiskCache implements StagingDisk {
     this.#index = index;
     this.#arena = arena;
     this.#eviction = new Eviction(index);
+    this.#log = log;
     this.#faults = new DiskFaults(pool.path, log);
     this.#images = new DiskImages(index);
     this.#writer = new DiskWriter(arena.memory);
@@ -82,6 +86,16 @@ export class DiskCache implements StagingDisk {
       canWrite: () => this.#state === "open" && this.#faults.canWrite,
       admits: (id, bytes) => this.#eviction.admits(id, bytes),
     });
+  }
+
+  /** Takes over what another process left in the pool, after reading and checking all of it. Never throws: what can't be read is not there. */
+  async adopt(): Promise<void> {
+    try {
+      const { refused } = await adoptChunks(this.#pool, this.#index, this.#writer);
+      if (refused > 0) this.#log.warn({ path: this.#pool.path, refused }, "damaged chunks of the pool that was taken over were destroyed");
+    } catch (error) {
+      this.#faults.onRead(faultKind(error), `${this.#pool.path}: ${messageOf(error)}`);
+    }
   }
 
   /** All of these blocks are there. */
@@ -269,8 +283,9 @@ export class DiskCache implements StagingDisk {
   async #reserve(bytes: number): Promise<boolean> {
     const { space } = this.#pool;
     while (!(await space.reserveSoon(bytes))) {
-      const { totalBytes, pinnedBytes } = this.#index;
-      if (space.usedBytes - (totalBytes - pinnedBytes) + bytes > space.maxBytes) return false;
+      // A file takes up to a page more than its blocks.
+      const evictable = this.#index.totalBytes - this.#index.pinnedBytes + this.#index.size * bytesOnDisk(TRAILER_BYTES);
+      if (space.usedBytes - evictable + bytes > space.maxBytes) return false;
       if (!this.#chunks.isEvicting && !this.#chunks.evict(bytes) && !this.#chunks.isEvicting) return false;
       while (this.#chunks.isEvicting) await Bun.sleep(IDLE_POLL_MS);
     }

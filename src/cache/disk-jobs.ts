@@ -33,7 +33,15 @@ export interface DestroyJob {
   readonly path: string;
 }
 
-export type DiskJob = WriteJob | TrailerJob | DestroyJob;
+/** Reads a whole chunk file, and checks it against its trailer. */
+export interface VerifyJob {
+  readonly kind: "verify";
+  readonly path: string;
+  readonly id: Uint8Array;
+  readonly chunkBytes: number;
+}
+
+export type DiskJob = WriteJob | TrailerJob | DestroyJob | VerifyJob;
 
 export type ToDiskWorker =
   | StartDiskWorker
@@ -41,7 +49,7 @@ export type ToDiskWorker =
   | { readonly kind: "close" };
 
 export type FromDiskWorker =
-  /** `crcs`: of the blocks that were written, CRC32. */
+  /** `crcs`: of the blocks that were written or verified, CRC32. */
   | { readonly kind: "done"; readonly id: number; readonly crcs: readonly number[] }
   /** `code`: as in NodeJS.ErrnoException, or "". */
   | { readonly kind: "failed"; readonly id: number; readonly code: string; readonly message: string }

@@ -3,10 +3,10 @@
  * Reads don't come here (chunk-files.ts), and so never wait for a write.
  */
 import { CFunction, type Pointer } from "bun:ffi";
-import { closeSync, constants, fdatasyncSync, fstatSync, openSync, unlinkSync, writeSync, writevSync } from "node:fs";
-import { blockBytes } from "../crypto/chunk-seal.ts";
+import { closeSync, constants, fdatasyncSync, fstatSync, openSync, readSync, unlinkSync, writeSync, writevSync } from "node:fs";
+import { blockBytes, blockCount } from "../crypto/chunk-seal.ts";
 import { BLOCK_BYTES, CHUNK_MAX_BYTES } from "../protocol/limits.ts";
-import type { DestroyJob, DiskJob, FromDiskWorker, ToDiskWorker, TrailerJob, WriteJob } from "./disk-jobs.ts";
+import type { DestroyJob, DiskJob, FromDiskWorker, ToDiskWorker, TrailerJob, VerifyJob, WriteJob } from "./disk-jobs.ts";
 
 declare const self: Worker;
 
@@ -14,6 +14,7 @@ declare const self: Worker;
 const SEEK_DATA = 3;
 const SEEK_HOLE = 4;
 const STAT_BLOCK_BYTES = 512;
+const TRAILER_BYTES = 4;
 
 type Seek = (fd: number, offset: number, whence: number) => number | bigint;
 
@@ -80,9 +81,23 @@ function writeAll(fd: number, views: readonly Uint8Array[], position: number): v
 }
 
 function writeTrailer({ path, chunkBytes, crc }: TrailerJob): void {
-  const trailer = Buffer.alloc(4);
+  const trailer = Buffer.alloc(TRAILER_BYTES);
   trailer.writeUInt32LE(crc);
   withFile(path, constants.O_WRONLY | constants.O_NOFOLLOW, (fd) => writeAll(fd, [trailer], chunkBytes));
+}
+
+function verify({ path, id, chunkBytes }: VerifyJob): number[] {
+  const file = Buffer.allocUnsafe(chunkBytes + TRAILER_BYTES);
+  let got = 0;
+  withFile(path, constants.O_RDONLY | constants.O_NOFOLLOW, (fd) => {
+    for (let count = 1; got < file.length && count > 0; got += count) count = readSync(fd, file, got, file.length - got, got);
+  });
+  const data = file.subarray(0, chunkBytes);
+  const crc = Bun.hash.crc32(data, Bun.hash.crc32(id));
+  if (got < file.length || file.readUInt32LE(chunkBytes) !== crc) throw new Error(`${path} is not the chunk that it should be`);
+  return Array.from({ length: blockCount(chunkBytes) }, (_, block) =>
+    Bun.hash.crc32(data.subarray(block * BLOCK_BYTES, block * BLOCK_BYTES + blockBytes(chunkBytes, block))),
+  );
 }
 
 /** A file that is gone already is as good as destroyed. */
@@ -149,6 +164,7 @@ function isExisting(error: unknown): boolean {
 
 function run(job: DiskJob): readonly number[] {
   if (job.kind === "write") return write(job);
+  if (job.kind === "verify") return verify(job);
   if (job.kind === "trailer") writeTrailer(job);
   else destroy(job);
   return [];

@@ -1,7 +1,7 @@
 /** The Worker that writes and destroys chunk files (disk-worker.ts), seen from the request loop. Jobs are done in the order in which they come. */
 import { addresses } from "../../ffi/libc/libc.ts";
 import { workerUrl } from "../worker-url.ts";
-import type { DiskJob, FromDiskWorker, ToDiskWorker, TrailerJob, WriteJob } from "./disk-jobs.ts";
+import type { DiskJob, FromDiskWorker, ToDiskWorker, TrailerJob, VerifyJob, WriteJob } from "./disk-jobs.ts";
 
 /** A job that has begun is waited for this long at the end: a disk that hangs must not hold up an unmount for ever. */
 const CLOSE_WAIT_MS = 10_000;
@@ -60,6 +60,11 @@ export class DiskWriter {
   /** Overwrites a file with zeros and deletes it; one that is gone is no failure. @throws DiskError */
   async destroy(path: string): Promise<void> {
     await this.#run({ kind: "destroy", path });
+  }
+
+  /** Resolves to the CRC32 of each block of a chunk file. @throws DiskError when it can't be read, or is not what its trailer says */
+  verify(job: Omit<VerifyJob, "kind">): Promise<readonly number[]> {
+    return this.#run({ kind: "verify", ...job });
   }
 
   /** Resolves when all jobs that were given have been done, and ends the Worker. */

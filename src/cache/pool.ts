@@ -162,6 +162,10 @@ export class Pool {
     return `${this.path}/chunks/${idHex.slice(0, 2)}/${idHex}`;
   }
 
+  get chunksPath(): string {
+    return join(this.path, "chunks");
+  }
+
   get filesPath(): string {
     return join(this.path, "files");
   }

@@ -108,6 +108,7 @@ export async function openClient(job: ClientJob, user: PoolUser, hooks: ClientHo
     const disk =
       pool === null || cacheMode === "bypass" ? null : new DiskCache({ pool, index: new ChunkIndex(), mode: cacheMode, arena, log });
     if (disk !== null) cleanups.push(() => disk.close());
+    if (adopted !== null) await disk?.adopt();
     lifecycle = new Lifecycle({
       node,
       maxDisconnectMs: opened.policy.max_disconnect_seconds * 1_000,
