@@ -17,6 +17,9 @@ JOB_FOLDER=$KISEKI_SLURM_ROOT/job-$SLURM_JOB_ID
 # For task-prolog.sh: it runs as the job's user.
 # shellcheck disable=SC2034 # used by who sources this
 JOB_ENVIRONMENT=$JOB_FOLDER.env
+# Of the staging daemon. Deleted with the folder.
+# shellcheck disable=SC2034
+JOB_LOG=$JOB_FOLDER.log
 
 # kiseki_as USER CACHE_DIR ARGUMENT...: runs kiseki as this user, with the settings above.
 kiseki_as() {
@@ -43,5 +46,5 @@ clear_folder() {
   kiseki_as "$owner" "$1" scrub --cache-dir "$1" >&2 || return 1
   rm -f "$1/node.lock"
   find "$1" -mindepth 1 -maxdepth 1 -type d -empty -delete
-  rmdir "$1"
+  rmdir "$1" && rm -f "$1.env" "$1.log"
 }

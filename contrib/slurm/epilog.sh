@@ -9,7 +9,7 @@ HERE=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
 # Seconds for a mount that was left to write out what it has, and to wipe its pool.
 PATIENCE=60
 
-rm -f "$JOB_ENVIRONMENT"
+rm -f "$JOB_ENVIRONMENT" "$JOB_LOG"
 [ -d "$JOB_FOLDER" ] || exit 0
 user=$(stat -c %U "$JOB_FOLDER") || exit 1
 

@@ -23,7 +23,7 @@ done
 
 # give_up: the job gets nothing of what is here.
 give_up() {
-  rm -f "$JOB_ENVIRONMENT"
+  rm -f "$JOB_ENVIRONMENT" "$JOB_LOG"
   if [ -d "$JOB_FOLDER" ]; then
     kiseki_as "$SLURM_JOB_USER" "$JOB_FOLDER" stage --release-all >&2
     clear_folder "$JOB_FOLDER"
@@ -35,6 +35,7 @@ give_up() {
 
 install -d -m 755 "$KISEKI_SLURM_ROOT" || give_up
 install -d -m 700 -o "$SLURM_JOB_USER" -g "$(id -g "$SLURM_JOB_USER")" "$JOB_FOLDER" || give_up
+install -m 600 -o "$SLURM_JOB_USER" -g "$(id -g "$SLURM_JOB_USER")" /dev/null "$JOB_LOG" || give_up
 
 pool=
 end=$((SECONDS + ${KISEKI_STAGE_TIMEOUT:-1800}))
@@ -43,7 +44,7 @@ for path in "${paths[@]}"; do
   left=$((end - SECONDS))
   [ "$left" -gt 0 ] || { say "$path: not staged within ${KISEKI_STAGE_TIMEOUT:-1800} s"; give_up; }
   if [ -z "$pool" ]; then
-    pool=$(kiseki_as "$SLURM_JOB_USER" "$JOB_FOLDER" stage --dataset "$path" --timeout "$left" --daemon) || give_up
+    pool=$(kiseki_as "$SLURM_JOB_USER" "$JOB_FOLDER" stage --dataset "$path" --timeout "$left" --daemon --log-file "$JOB_LOG") || give_up
   else
     kiseki_as "$SLURM_JOB_USER" "$JOB_FOLDER" stage --dataset "$path" --timeout "$left" --pool "$pool" >&2 || give_up
   fi
