@@ -31,6 +31,8 @@ const SLAB_BYTES = 64 * MIB;
 const SLAB_FRACTION = 16;
 /** Of the filesystem, in use by anybody. */
 const FILESYSTEM_MAX_USED = 0.9;
+/** What the filesystem needs for names and extents beside the bytes themselves: so much of them. */
+const OVERHEAD = 1 / 64;
 /** Of the filesystem, all pools together, where nobody says otherwise. */
 const DEFAULT_NODE_SHARE = 0.8;
 /** After a refusal the node is not asked again for so long: a full disk must cost readers nothing. */
@@ -216,11 +218,8 @@ export class Space implements Disposable {
       nodeReserved += other.reservedBytes;
       unwritten += other.unwrittenBytes;
     }
-    const room = Math.min(
-      this.maxBytes - own,
-      nodeLimit - nodeReserved,
-      Math.floor(filesystem.usableBytes * FILESYSTEM_MAX_USED) - filesystem.usedBytes - unwritten,
-    );
+    const unused = filesystem.usableBytes * FILESYSTEM_MAX_USED - filesystem.usedBytes;
+    const room = Math.min(this.maxBytes - own, nodeLimit - nodeReserved, Math.floor(unused / (1 + OVERHEAD)) - unwritten);
     const slab = Math.min(SLAB_BYTES, Math.floor(this.maxBytes / SLAB_FRACTION), Math.floor(nodeLimit / SLAB_FRACTION));
     const missing = bytes - this.#free;
     if (room < missing) return false;

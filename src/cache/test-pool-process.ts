@@ -2,7 +2,7 @@
  * A process that uses pools, for the tests: they run several of these at once, and kill them. What it does is its first argument; it prints
  * a line when it has come somewhere, and goes on when it reads one (or its standard input ends).
  */
-import { closeSync, existsSync, openSync, readFileSync, writeSync } from "node:fs";
+import { closeSync, existsSync, openSync, readFileSync, unlinkSync, writeFileSync, writeSync } from "node:fs";
 import { join } from "node:path";
 import { KIB } from "../protocol/limits.ts";
 import { CacheFolder } from "./cache-folder.ts";
@@ -72,6 +72,34 @@ function askDaemon(poolPath: string, socket: string): Promise<void> {
   });
 }
 
+/** Writes and deletes files of many sizes until a line comes. Prints how many writes were refused, and done. */
+async function churn(pool: Pool): Promise<void> {
+  const kept: { path: string; bytes: number }[] = [];
+  const counts = { refused: 0, written: 0 };
+  let stopped = false;
+  goOn().then(() => {
+    stopped = true;
+  });
+  for (let i = 0; !stopped; i++) {
+    const bytes = bytesOnDisk(1 + Math.floor(Math.random() ** 4 * 4 * KIB * KIB));
+    if (pool.space.reserve(bytes)) {
+      const path = join(pool.filesPath, String(i));
+      writeFileSync(path, Buffer.alloc(bytes, MARKER));
+      pool.space.settle(bytes);
+      kept.push({ path, bytes });
+      counts.written++;
+    } else {
+      counts.refused++;
+      for (const { path, bytes } of kept.splice(0, Math.ceil(Math.random() * kept.length))) {
+        unlinkSync(path);
+        pool.space.release(bytes);
+      }
+    }
+    await Bun.sleep(0);
+  }
+  console.log(JSON.stringify(counts));
+}
+
 async function main(what: string, path: string, argument: string): Promise<void> {
   const folder = CacheFolder.open(path);
   switch (what) {
@@ -94,6 +122,13 @@ async function main(what: string, path: string, argument: string): Promise<void>
         if (report?.failed !== 0) throw new Error(JSON.stringify(report));
       }
       return;
+    case "churn": {
+      const { maxBytes, nodeLimitBytes } = JSON.parse(argument) as { maxBytes: number; nodeLimitBytes: number };
+      const pool = await Pool.create(folder, owner("mount"), { maxBytes, nodeLimitBytes: () => nodeLimitBytes });
+      await churn(pool);
+      await pool.close({ wipe: true });
+      return;
+    }
     case "stage": {
       const pool = await Pool.create(folder, owner("stage"), LIMITS);
       await fill(pool);
