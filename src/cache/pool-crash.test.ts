@@ -2,7 +2,9 @@
 import { afterEach, beforeEach, expect, setDefaultTimeout, test } from "bun:test";
 import { mkdtempSync, rmSync } from "node:fs";
 import { join } from "node:path";
-import { inspect, type Started, scrubOnce, start } from "./test-pool-processes.ts";
+import { CacheFolder } from "./cache-folder.ts";
+import { scrub } from "./scrub.ts";
+import { inspect, type Started, start } from "./test-pool-processes.ts";
 
 setDefaultTimeout(120_000);
 
@@ -43,7 +45,7 @@ async function survived(process: Started): Promise<boolean> {
 }
 
 async function expectNothingLeft(): Promise<void> {
-  const scrubbed = await scrubOnce(cacheDir);
+  const scrubbed = await scrub(CacheFolder.open(cacheDir));
   expect(scrubbed.filter(({ state }) => state !== "wiped")).toEqual([]);
   const { paths, hasMarker } = inspect(cacheDir);
   expect(hasMarker).toBe(false);

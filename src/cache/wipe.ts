@@ -120,11 +120,13 @@ class Wipe {
   /** All files below a folder, which stays; and the folders below it, unless they are to stay. */
   async filesBelow(path: string, mode: "keep folders" | "all but the pool's own" | "all", areImages = false): Promise<void> {
     const files: string[] = [];
+    const images: string[] = [];
     for (const entry of await this.#list(path)) {
       const child = join(path, entry.name);
       if (!entry.isDirectory()) {
         if (mode === "all but the pool's own" && (entry.name === LOCK_FILE || entry.name === RESERVED_FILE)) continue;
-        files.push(child);
+        if (areImages && entry.isFile()) images.push(child);
+        else files.push(child);
         continue;
       }
       // What is left in these is in the report.
@@ -133,7 +135,7 @@ class Wipe {
       if (!isDone) await this.filesBelow(child, mode === "keep folders" ? mode : "all", areImages);
       if (mode !== "keep folders") await rmdir(child).catch((error) => this.#fault(child, error));
     }
-    await zeroizeFiles(areImages ? this.#unused(files) : files, { onBytes: (bytes) => this.#progress(bytes) }, this.report);
+    await zeroizeFiles([...files, ...this.#unused(images)], { onBytes: (bytes) => this.#progress(bytes) }, this.report);
   }
 
   #unused(images: readonly string[]): string[] {
