@@ -63,6 +63,8 @@ export async function mountMain(job: MountJob): Promise<void> {
       allowOther: config.allowOther,
       nonEmpty: config.nonEmpty,
       writebackCache: config.writebackCache,
+      // The kernel lets nobody else name files for it to read.
+      passthrough: process.geteuid?.() === 0 && filesystem.settings.cacheMode !== "bypass",
       generic: config.kernelFlags.filter((flag) => process.geteuid?.() === 0 || !ROOT_ONLY_FLAGS.includes(flag)),
       log,
       stop: job.stop,
