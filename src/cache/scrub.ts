@@ -36,6 +36,8 @@ export interface ScrubOptions {
   /** Only look. */
   readonly dryRun?: boolean | undefined;
   readonly onProgress?: ((pool: PoolPlace, progress: WipeProgress) => void) | undefined;
+  /** Called with the record of a dead pool before it is wiped. */
+  readonly beforeWipe?: ((dead: PoolRecord) => Promise<void>) | undefined;
   /** Told as each pool is done. */
   readonly onPool?: ((pool: ScrubbedPool) => void) | undefined;
 }
@@ -96,6 +98,7 @@ async function scrubPool(folder: CacheFolder, place: PoolPlace, options: ScrubOp
     if (lockFd === null) return { ...seen, state: "live", pid };
     if (options.dryRun === true) return { ...seen, state: "dead", pid };
     const record = readPoolRecord(lockFd) ?? unknownOwner(tenant);
+    await options.beforeWipe?.(record);
     const onProgress = (progress: WipeProgress) => options.onProgress?.(place, progress);
     const report = await wipePool(folder, path, lockFd, record, { bytesTotal: reserved, onProgress });
     const { files, bytes, faults } = report;

@@ -2,9 +2,11 @@
 import { lstatSync, readdirSync } from "node:fs";
 import { isAbsolute, join, resolve } from "node:path";
 import { CacheFolder } from "../cache/cache-folder.ts";
+import type { PoolRecord } from "../cache/pool-record.ts";
 import { type ScrubbedPool, scrub } from "../cache/scrub.ts";
 import { defaultCacheDir } from "../config/cache-dir.ts";
 import { parseSeconds } from "../config/units.ts";
+import { clearDeadMount } from "../mount/mountpoint.ts";
 import { CliError, ExitStatus } from "./failure.ts";
 import { ownCommand } from "./own-command.ts";
 import { humanBytes, humanCount } from "./quantities.ts";
@@ -108,7 +110,8 @@ async function scrubFolder(path: string, options: ScrubCommandOptions): Promise<
   const print = (pool: ScrubbedPool): void => {
     if (options.json !== true && pool.state !== "live") process.stdout.write(`${poolLine(path, pool)}\n`);
   };
-  const pools = folder === null ? [] : await scrub(folder, { dryRun: options.dryRun, onPool: print, onProgress: progressLine() });
+  const pools =
+    folder === null ? [] : await scrub(folder, { dryRun: options.dryRun, beforeWipe: letGoOf, onPool: print, onProgress: progressLine() });
   const count = (state: ScrubbedPool["state"]): number => pools.filter((pool) => pool.state === state).length;
   if (options.json === true) {
     const counts = { wiped: count("wiped"), dead: count("dead"), live: count("live"), failed: count("failed") };
@@ -123,6 +126,11 @@ async function scrubFolder(path: string, options: ScrubCommandOptions): Promise<
     ExitStatus.failure,
     `${count("failed")} of ${pools.length} pools in ${path} could not be wiped; the first: ${fault?.path}: ${fault?.reason}`,
   );
+}
+
+/** A dead mount keeps images of staged files open in the kernel, and these can't be wiped. */
+async function letGoOf({ mountpoint }: PoolRecord): Promise<void> {
+  if (mountpoint !== null) await clearDeadMount(mountpoint);
 }
 
 function poolLine(folder: string, { tenant, id, state, pid, files, bytes, faults }: ScrubbedPool): string {

@@ -89,6 +89,19 @@ async function clearStaleMount(path: string): Promise<void> {
   }
 }
 
+/**
+ * Takes the mount of a server that died out of the tree: as long as it is there the kernel holds on to what the server had registered with
+ * it. Anything else stays, and so does what may not be unmounted. Never rejects.
+ */
+export async function clearDeadMount(mountpoint: string): Promise<void> {
+  try {
+    const place = join(await realpath(dirname(mountpoint)), basename(mountpoint));
+    while (mountAt(place)?.type === `fuse.${SUBTYPE}` && (await statError(place)) === "ENOTCONN") await detach(place);
+  } catch {
+    // Then it is no mount that we could do anything about.
+  }
+}
+
 /** The error of statfs(2), which always asks the server: stat(2) may be answered from attributes that the kernel still holds. */
 async function statError(path: string): Promise<string | null> {
   const failure = statfs(path).then(
