@@ -11,7 +11,7 @@ import { applyPolicy, type CacheSettings, openPolicy, rememberPolicy } from "../
 import type { Pool } from "../cache/pool.ts";
 import type { AnyCalls } from "../cache/staging/snapshot-calls.ts";
 import { StagingArea, type StagingHooks } from "../cache/staging/staging-area.ts";
-import { readWrappedKeys, storeWrappedKeys } from "../cache/wrapped-keys.ts";
+import { destroyWrappedKeys, readWrappedKeys, storeWrappedKeys } from "../cache/wrapped-keys.ts";
 import { formatAddress } from "../config/address.ts";
 import type { ClientConfig } from "../config/mount-config.ts";
 import { KeyRing, type WrappedKey } from "../crypto/key-ring.ts";
@@ -25,7 +25,7 @@ import { NodeClient } from "../transport/node-client.ts";
 import type { NodeClientOptions } from "../transport/node-client-options.ts";
 import { VERSION } from "../version.ts";
 import type { MountJob } from "./mount-process.ts";
-import { adoptedPoolPath, openPool, type PoolUser } from "./open-pool.ts";
+import { adoptedPoolPath, destroyPool, openPool, type PoolUser } from "./open-pool.ts";
 
 /** A request that no node has answered by then fails with EIO: long enough for a node's restart, short enough not to hang a job. */
 const REQUEST_TIMEOUT_MS = 30_000;
@@ -86,7 +86,10 @@ export async function openClient(job: ClientJob, user: PoolUser, hooks: ClientHo
   };
   try {
     const adopted = adoptedPoolPath(job);
-    await connect(node, adopted, log);
+    await connect(node, adopted, log).catch(async (error) => {
+      if (error instanceof NodeError && error.code === "key_revoked") await destroyPool(job);
+      throw error;
+    });
     const opened = await openPolicy(node, config, adopted, log);
     const settings = applyPolicy(opened, config, log);
     const pool = await openPool({ ...job, policy: opened.policy, settings }, user);
@@ -119,6 +122,7 @@ export async function openClient(job: ClientJob, user: PoolUser, hooks: ClientHo
     lifecycle.onWipe(async (reason) => {
       if (reason !== "revoked") return;
       keys.wipe();
+      if (pool !== null) destroyWrappedKeys(pool.path);
       await transfer.close();
     });
     const guarded = guardedTransfer(lifecycle, {

@@ -67,6 +67,25 @@ export async function openPool(
   }
 }
 
+/** The tenant of the pool that was to be taken over is no more: neither is the pool. What can't be done is left to the scrubber. */
+export async function destroyPool({ config, credentials, log }: Pick<PoolJob, "config" | "credentials" | "log">): Promise<void> {
+  if (config.cachePoolId === null) return;
+  try {
+    const { tenant, cluster } = credentials;
+    const owner: PoolOwner = { tenant, cluster, mode: "organic", kind: "mount", mountpoint: null };
+    const pool = await Pool.adopt(
+      CacheFolder.open(config.cacheDir),
+      config.cachePoolId,
+      owner,
+      { maxBytes: 0, nodeLimitBytes: () => 0 },
+      askForPool,
+    );
+    await pool.close({ wipe: true });
+  } catch (error) {
+    log.warn({ err: error }, `cache pool ${config.cachePoolId} of a tenant that was shredded could not be deleted`);
+  }
+}
+
 /** Has a staging daemon hand its pool to who listens on the socket of this name in the pool's folder. */
 async function askForPool(poolPath: string, socketName: string): Promise<void> {
   await new ControlClient(join(poolPath, CONTROL_SOCKET)).handOver(socketName);
