@@ -36,7 +36,6 @@ test("the environment alone is enough, -o beats it, a long option beats both", a
     KISEKI_CACHE_L1_MAX: "32M",
     KISEKI_CACHE_L2_MAX: "1G",
     KISEKI_CACHE_META_TTL_MS: "100",
-    KISEKI_CACHE_POOL_ID: "0123456789abcdef0123456789abcdef",
   };
   const log = ["--log-file", join(folder, "log")];
   const cases = [
