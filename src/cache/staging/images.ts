@@ -186,13 +186,10 @@ export class Images {
   /** Destroys what stands in `files/` and is neither an image nor at one of these paths. */
   async discardOthers(wanted: ReadonlySet<string>): Promise<void> {
     const { path, space } = this.#options;
-    const leaving = new Set([...this.#leavingPaths]);
-    const images = new Set<string>();
-    for (const entry of readdirSync(path, { withFileTypes: true, recursive: true })) {
-      const image = join(entry.parentPath, entry.name).replace(/\.crc$/, "");
-      if (entry.isFile() && !wanted.has(image) && !this.#images.has(image) && !leaving.has(image)) images.add(image);
-    }
-    for (const image of images) {
+    const leaving = new Set(this.#leavingPaths);
+    const images = filesBelow(path).map((file) => file.replace(/\.crc$/, ""));
+    for (const image of new Set(images)) {
+      if (wanted.has(image) || this.#images.has(image) || leaving.has(image)) continue;
       const bytes = this.bytesOnDisk(image);
       await this.#zeroize(image);
       space.release(bytes);
@@ -202,6 +199,11 @@ export class Images {
   /** What an image and its table take up now, whole or not. */
   bytesOnDisk(path: string): number {
     return blocksOf(path) + blocksOf(tablePath(path));
+  }
+
+  /** What all of them, and what is left of others, take up. */
+  get allBytesOnDisk(): number {
+    return filesBelow(this.#options.path).reduce((sum, file) => sum + blocksOf(file), 0);
   }
 
   isOnDisk(path: string): boolean {
@@ -218,6 +220,12 @@ export class Images {
   async settled(patienceMs: number): Promise<void> {
     await Promise.race([Promise.all(this.#leaving), Bun.sleep(patienceMs)]);
   }
+}
+
+function filesBelow(folder: string): string[] {
+  return readdirSync(folder, { withFileTypes: true, recursive: true })
+    .filter((entry) => entry.isFile())
+    .map((entry) => join(entry.parentPath, entry.name));
 }
 
 function blocksOf(path: string): number {

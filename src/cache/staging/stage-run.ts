@@ -1,5 +1,6 @@
 /** One run of staging a dataset: the walk, the fetching, and what is reported meanwhile. Fills a manifest that nobody uses yet. */
 import type { StageProgress } from "../control/control.ts";
+import { bytesOnDisk } from "../space.ts";
 import type { Canonical } from "./canonical.ts";
 import { capacityMessage, Fetch, type FetchOptions } from "./fetch.ts";
 import { CacheCapacityExceeded } from "./limits.ts";
@@ -33,7 +34,8 @@ export class StageRun {
 
   /** @throws StagingError, CacheCapacityExceeded, the signal's reason, and what the node, the disk or the connection throw */
   async run(): Promise<void> {
-    const { manifest, room, space } = this.#options;
+    const { disk, images, manifest, room, space } = this.#options;
+    const { namespace } = manifest.name;
     const full = (): Error => new CacheCapacityExceeded(capacityMessage(manifest.name.path, space));
     const walk = new Walk({
       ...this.#options,
@@ -48,9 +50,14 @@ export class StageRun {
     manifest.transaction(() => manifest.setTotals({ files: this.#progress.files, bytes: this.#progress.bytes }));
     const rows = manifest.pending();
     let missing = 0;
-    for (const { kind, bytes } of rows) if (kind === DataKind.image || kind === DataKind.chunks) missing += bytes;
-    // Nothing is fetched that can't all stay.
-    if (missing > space.maxBytes) throw full();
+    for (const { ino, kind, bytes, imageVersion } of rows) {
+      if (kind === DataKind.chunks) missing += bytesOnDisk(bytes);
+      // An interrupted run has written some of it.
+      else if (kind === DataKind.image)
+        missing += Math.max(0, bytesOnDisk(bytes) - images.bytesOnDisk(images.pathOf(namespace, ino, imageVersion)));
+    }
+    // Nothing is fetched unless all of it can stay.
+    if (missing > 0 && !(await disk.makeRoom(missing))) throw full();
     await new Fetch({
       ...this.#options,
       onBytes: (bytes) => {

@@ -162,7 +162,7 @@ export class StagingArea implements Staging {
     const unwatch = this.calls.watchCommits((ns, inos) => {
       if (ns === name.namespace) for (const ino of inos) touched.add(ino);
     });
-    let isComplete = false;
+    let outcome: "complete" | "to go on" | "in vain" = "to go on";
     try {
       await hooks.beforeStage?.();
       const run = new StageRun({
@@ -182,7 +182,11 @@ export class StagingArea implements Staging {
       await run.run();
       this.#leaveNewer(manifest, touched);
       manifest.complete(new Date().toISOString());
-      isComplete = true;
+      outcome = "complete";
+    } catch (error) {
+      // Trying again would end the same way.
+      if (error instanceof StagingError) outcome = "in vain";
+      throw error;
     } finally {
       unwatch();
       const { progress } = this.#running.get(id) ?? {};
@@ -190,8 +194,8 @@ export class StagingArea implements Staging {
       manifest.checkpoint();
       manifest.close();
       room.settle();
+      if (outcome === "in vain") await this.#discardNext(dataset);
     }
-    if (!isComplete) return;
     await this.#activate(dataset);
     log.info({ path: name.path, files: dataset.totals.files, bytes: dataset.totals.bytes }, "staged");
   }
@@ -291,6 +295,32 @@ export class StagingArea implements Staging {
     return paths;
   }
 
+  /** Lets go of what was staged for a manifest that will not be used. Resolves to the bytes that this frees. */
+  async #discardNext(dataset: Dataset): Promise<number> {
+    const { disk, pool } = this.options;
+    const { id, name } = dataset;
+    if (dataset.manifest === null) this.#datasets.delete(id);
+    if (!this.files.hasNext(id)) return 0;
+    const usedBefore = pool.space.usedBytes;
+    let bytes = 0;
+    const next = new Manifest(this.files.nextPathOf(id));
+    try {
+      for (const row of this.#rowsWithData(next)) {
+        const image = this.images.find(name.namespace, row);
+        if (image === undefined || dataset.manifest?.inode(row.ino)?.imageVersion === row.imageVersion) continue;
+        bytes += this.images.drop(image, id);
+      }
+      for (const [key, ref] of this.#chunksOf(next)) if (!this.#chunkUsers.has(key)) await disk.unpinChunk(ref);
+    } finally {
+      next.close();
+    }
+    const records = manifestBytes(this.files.nextPathOf(id));
+    await this.files.destroyNext(id);
+    pool.space.release(records);
+    await this.images.discardOthers(this.unfinishedImages());
+    return bytes + Math.max(0, usedBefore - pool.space.usedBytes);
+  }
+
   // ---- release ----
 
   release(path: string): Promise<number> {
@@ -312,15 +342,15 @@ export class StagingArea implements Staging {
     const dataset = this.#datasets.get(id);
     if (dataset === undefined) return 0;
     const { name, manifest } = dataset;
+    let bytes = await this.#discardNext(dataset);
     this.#datasets.delete(id);
     if (manifest !== null) this.calls.changed(name.namespace, this.calls.snapshot(name.namespace).remove(manifest));
     manifest?.close();
-    let bytes = 0;
     for (const image of [...this.images.all]) bytes += this.images.drop(image, id);
     const usedBefore = pool.space.usedBytes;
     await this.#dropChunks(id, new Map());
     bytes += Math.max(0, usedBefore - pool.space.usedBytes);
-    const records = manifestBytes(this.files.pathOf(id)) + manifestBytes(this.files.nextPathOf(id));
+    const records = manifestBytes(this.files.pathOf(id));
     await this.files.destroy(id);
     pool.space.release(records);
     await this.images.discardOthers(this.unfinishedImages());
@@ -330,6 +360,13 @@ export class StagingArea implements Staging {
   }
 
   // ---- what there is ----
+
+  /** What staging has on the disk, but for pinned chunks: looked at, not remembered. */
+  get diskBytes(): number {
+    let bytes = this.images.allBytesOnDisk;
+    for (const id of this.files.ids()) bytes += manifestBytes(this.files.pathOf(id)) + manifestBytes(this.files.nextPathOf(id));
+    return bytes;
+  }
 
   datasets(): readonly StagedDataset[] {
     return [...this.#datasets.values()].map(({ id, name, manifest, isDamaged, totals }) => {
