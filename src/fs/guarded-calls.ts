@@ -57,6 +57,10 @@ export class GuardedCalls implements NodeCalls {
   giveUp(namespace: string, ino: number): void {
     this.#calls.giveUp?.(namespace, ino);
   }
+
+  isStaged(namespace: string, ino: number): boolean {
+    return this.#calls.isStaged?.(namespace, ino) ?? false;
+  }
 }
 
 /** The same for chunks. */

@@ -25,6 +25,8 @@ const INO_GRANT_COUNT = 8_192;
 /** The second miss in a folder lists it, when it has at most this many entries. */
 const LIST_INSTEAD_ENTRIES_MAX = 4_096;
 const LIST_INSTEAD_MISSES = 2;
+/** Of a folder that is listed from a snapshot on this machine: 8 us an entry, where a lookup is 40. */
+const LIST_STAGED_ENTRIES_MAX = 32_768;
 /** Entries per round trip of a listing. */
 const LIST_PAGE_ENTRIES = 1_024;
 /** Entries that the folders of a namespace keep together (some 150 bytes each). */
@@ -324,7 +326,8 @@ export class Namespace {
   async #lookupMissing(dir: Inode, name: Name): Promise<Inode | null> {
     const { folder } = dir;
     folder.missCount++;
-    const worthListing = folder.missCount >= LIST_INSTEAD_MISSES && (dir.counters?.entries ?? 0) <= LIST_INSTEAD_ENTRIES_MAX;
+    const entriesMax = this.isStaged(dir) ? LIST_STAGED_ENTRIES_MAX : LIST_INSTEAD_ENTRIES_MAX;
+    const worthListing = folder.missCount >= LIST_INSTEAD_MISSES && (dir.counters?.entries ?? 0) <= entriesMax;
     if (worthListing || folder.listing !== null) {
       const listed = this.listWhole(dir);
       listAhead(this, dir);
@@ -459,6 +462,11 @@ export class Namespace {
       inode.distrust();
       this.invalidate(inode);
     }
+  }
+
+  /** Asking about it costs no round trip. */
+  isStaged(inode: Inode): boolean {
+    return this.#calls.isStaged?.(this.shard.name, inode.number) ?? false;
   }
 
   /** Its content, as it was staged, can't be read. */

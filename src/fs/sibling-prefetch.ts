@@ -20,7 +20,8 @@ const MISSES_BEFORE = 2;
 export async function loadFirstRegion(namespace: Namespace, inode: Inode): Promise<void> {
   const dir = inode.foundIn;
   const folder = dir?.cachedFolder ?? null;
-  const ahead = folder !== null && ++folder.contentMissCount >= MISSES_BEFORE ? neighbours(namespace, inode) : [];
+  const ahead =
+    folder !== null && !namespace.isStaged(inode) && ++folder.contentMissCount >= MISSES_BEFORE ? neighbours(namespace, inode) : [];
   const files = [inode, ...ahead];
   const before = files.map(({ version, content }) => ({ version, changes: content.changes }));
   const regions = await namespace.shard.firstRegions(files.map(({ number }) => number));

@@ -10,17 +10,19 @@ import type { InodeAttributes } from "../../fs/inode-record.ts";
 import type { Counters, InodeBundle, ListEntry, StoredRecord } from "../../protocol/messages.ts";
 import { dentryKey, dentryPrefix, inodeKey, inodePrefix, NAME_HASH_BYTES, prefixEnd, regionKey } from "../../protocol/record-keys.ts";
 import type { Canonical } from "./canonical.ts";
+import { FileWarmer } from "./file-warmer.ts";
 
 const MANIFEST_VERSION = 1;
 /** SQLite's own memory for one manifest; the rest is left to the kernel's cache. */
-const PAGE_CACHE_KIB = 2_048;
+const PAGE_CACHE_KIB = 4_096;
+const PAGE_BYTES = 16_384;
 /** Rows asked for at once in a range. */
 const RANGE_STEP = 128;
 const INODES_AT_ONCE = 1_024;
 
 /** Where the data of an inode is. */
 export const DataKind = {
-  /** It has none: folders, symbolic links, empty files. */
+  /** It has none: symbolic links, empty files. */
   none: 0,
   /** In its region records. */
   inline: 1,
@@ -28,6 +30,7 @@ export const DataKind = {
   image: 2,
   /** In pinned chunk files. */
   chunks: 3,
+  folder: 4,
 } as const;
 
 export const StageState = {
@@ -36,6 +39,11 @@ export const StageState = {
   /** This client has changed it since: it is read from the node. */
   left: 2,
 } as const;
+
+/** Whether an inode's data stands outside of its records. */
+export function hasDataOutside(kind: number): boolean {
+  return kind === DataKind.image || kind === DataKind.chunks;
+}
 
 export interface InodeRow {
   ino: number;
@@ -107,16 +115,20 @@ export class Manifest {
   readonly #inode: Statement<InodeRow, [number]>;
   /** All that were made: a connection with statements left is not closed, and keeps its lock. */
   readonly #statements = new Map<string, Statement<unknown, SQLQueryBindings[]>>();
+  readonly #warmer: FileWarmer;
   #closed = false;
 
   /** Opens a manifest; with `create`, makes it where there is none. @throws Error: no manifest, or one of another version */
   constructor(file: string, create?: DatasetName) {
     this.file = file;
+    this.#warmer = new FileWarmer(file);
     const db = new Database(file, create === undefined ? { readwrite: true } : { create: true });
     this.#db = db;
     try {
       // One process has it, for the pool is one process's: no shared memory file. secure_delete: what is deleted is zeroes at once.
       db.run("PRAGMA locking_mode = EXCLUSIVE");
+      // A small file's data and attributes are in one page, mostly: one read of the disk.
+      db.run(`PRAGMA page_size = ${PAGE_BYTES}`);
       db.run("PRAGMA journal_mode = WAL");
       db.run("PRAGMA synchronous = OFF");
       db.run("PRAGMA secure_delete = ON");
@@ -190,7 +202,10 @@ export class Manifest {
   // ---- reading, as the node's shard answers ----
 
   record(key: Uint8Array): StoredRecord | null {
-    return this.#get.get(key);
+    const startedMs = performance.now();
+    const row = this.#get.get(key);
+    this.#warmer.onRead(performance.now() - startedMs);
+    return row;
   }
 
   counters(ino: number): Counters | null {
@@ -221,12 +236,12 @@ export class Manifest {
   }
 
   /** Leased: while it stands in the snapshot, nothing changes it. */
-  bundle(ino: number, region0MaxBytes: number): InodeBundle {
+  bundle(ino: number, kind: number, region0MaxBytes: number): InodeBundle {
     const attr = this.record(inodeKey(ino));
     if (attr === null) return { ino, attr, counters: null, region0: null, leased: false };
-    const counters = this.counters(ino);
+    const counters = kind === DataKind.folder ? this.counters(ino) : null;
     let region0: StoredRecord | null = null;
-    if (region0MaxBytes > 0 && counters === null) {
+    if (region0MaxBytes > 0 && kind !== DataKind.none && kind !== DataKind.folder) {
       region0 = this.record(regionKey(ino, 0));
       if (region0 !== null && region0.value.length > region0MaxBytes) region0 = null;
     }

@@ -1,9 +1,10 @@
 /** Puts an inode with all its records into a manifest. */
 import type { StoredMap } from "../../fs/composition.ts";
+import { FileType } from "../../fs/inode-record.ts";
 import { inodePrefix, isRegionKey, regionOfKey } from "../../protocol/record-keys.ts";
 import type { Canonical, WholeInode } from "./canonical.ts";
 import { layoutOf } from "./layout.ts";
-import { DataKind, type InodeRow, type Manifest, StageState } from "./manifest.ts";
+import { DataKind, hasDataOutside, type InodeRow, type Manifest, StageState } from "./manifest.ts";
 
 /**
  * Opens every record, which verifies it. In a transaction.
@@ -23,14 +24,15 @@ export function putWhole(
     if (isRegionKey(key)) regions.push({ region: regionOfKey(key), map: canonical.region(ino, regionOfKey(key), record) });
     else canonical.verify(key, record);
   }
-  const { kind, dataBytes } = layoutOf(attributes.size, regions);
-  const needsData = kind === DataKind.image || kind === DataKind.chunks;
+  const layout = layoutOf(attributes.size, regions);
+  const kind = (attributes.mode & FileType.MASK) === FileType.DIRECTORY ? DataKind.folder : layout.kind;
+  const needsData = hasDataOutside(kind);
   // Only its attributes have changed: the image is still right.
   const same = image !== null && kind === DataKind.image && image.kind === kind && image.generation === attributes.generation;
   const row: InodeRow = {
     ino,
     version: attr.version,
-    bytes: dataBytes,
+    bytes: layout.dataBytes,
     kind,
     state: needsData && !same ? StageState.pending : StageState.staged,
     imageVersion: same ? image.imageVersion : attr.version,

@@ -71,6 +71,10 @@ export class SnapshotCalls implements AnyCalls {
     this.changed(namespace, this.snapshot(namespace).leave([ino]));
   }
 
+  isStaged(namespace: string, ino: number): boolean {
+    return this.#snapshots.get(namespace)?.has(ino) ?? false;
+  }
+
   /** Calls `touched` for what this client is changing now, and for all that it changes until the returned function is called. */
   watchCommits(touched: (namespace: string, inos: readonly number[]) => void): () => void {
     for (const { ns, inos } of this.#commits) touched(ns, inos);
@@ -173,6 +177,8 @@ export class SnapshotCalls implements AnyCalls {
     const { dir, after, limit } = request;
     const folder = snapshot.find(dir);
     if (folder !== undefined) {
+      // A large folder is opened record by record: other requests come in between.
+      await new Promise((resolve) => setImmediate(resolve));
       const { manifest } = folder;
       const { entries, more } = manifest.list(dir, after, limit, ANSWER_TARGET_BYTES);
       const filled = request.inodes ? await this.#fill(snapshot, entries, request) : { entries, cut: false };

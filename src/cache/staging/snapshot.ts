@@ -98,7 +98,8 @@ export class NamespaceSnapshot {
 
   /** null: it is not staged. */
   bundle(ino: number, region0MaxBytes: number): InodeBundle | null {
-    return this.#inodes.get(ino)?.manifest.bundle(ino, region0MaxBytes) ?? null;
+    const staged = this.#inodes.get(ino);
+    return staged === undefined ? null : staged.manifest.bundle(ino, staged.kind, region0MaxBytes);
   }
 
   // ---- the folders above ----

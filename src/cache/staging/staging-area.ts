@@ -16,7 +16,7 @@ import type { StagingDisk } from "./disk-side.ts";
 import { layoutIn } from "./fetch.ts";
 import { Images } from "./images.ts";
 import { StagingError } from "./limits.ts";
-import { DataKind, type DatasetName, type InodeRow, Manifest, StageState } from "./manifest.ts";
+import { DataKind, type DatasetName, hasDataOutside, type InodeRow, Manifest, StageState } from "./manifest.ts";
 import { ManifestRoom, manifestBytes } from "./manifest-room.ts";
 import { hasImage } from "./snapshot.ts";
 import { type AnyCalls, SnapshotCalls } from "./snapshot-calls.ts";
@@ -262,7 +262,7 @@ export class StagingArea implements Staging {
   }
 
   #rowsWithData(manifest: Manifest): InodeRow[] {
-    return [...manifest.inodes()].filter(({ kind }) => kind === DataKind.image || kind === DataKind.chunks);
+    return [...manifest.inodes()].filter(({ kind }) => hasDataOutside(kind));
   }
 
   #chunksOf(manifest: Manifest): Map<string, ChunkRef> {

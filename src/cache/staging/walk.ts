@@ -8,7 +8,7 @@ import type { Counters, InodeBundle, ListEntry, StoredRecord } from "../../proto
 import { dentryKey, dentryPrefix, inodeKey, inodePrefix, NAME_HASH_BYTES, prefixEnd, regionKey } from "../../protocol/record-keys.ts";
 import type { Canonical, WholeInode } from "./canonical.ts";
 import { STAGE_DEPTH_MAX, STAGE_FILES_MAX, StagingError } from "./limits.ts";
-import { DataKind, type InodeRow, type Manifest, StageState } from "./manifest.ts";
+import { DataKind, hasDataOutside, type InodeRow, type Manifest, StageState } from "./manifest.ts";
 import { putWhole } from "./put-whole.ts";
 
 /** Folders read at a time, and files whose records are fetched one by one: they hide the round trip. */
@@ -218,7 +218,7 @@ export class Walk {
         ino,
         version: attr.version,
         bytes: 0,
-        kind: DataKind.none,
+        kind: DataKind.folder,
         state: StageState.staged,
         imageVersion: attr.version,
         generation,
@@ -244,11 +244,7 @@ export class Walk {
     const { manifest, previous, isThere } = this.#options;
     const known = manifest.inode(ino);
     if (known !== null && known.version === version) {
-      if (counts)
-        this.#count(
-          known.bytes,
-          known.kind === DataKind.none || known.kind === DataKind.inline || (known.state === StageState.staged && isThere(known)),
-        );
+      if (counts) this.#count(known.bytes, !hasDataOutside(known.kind) || (known.state === StageState.staged && isThere(known)));
       return true;
     }
     const before = previous?.inode(ino) ?? null;
@@ -261,7 +257,7 @@ export class Walk {
       from = Buffer.concat([page.records.at(-1)?.key ?? prefix, new Uint8Array(1)]);
       ({ more } = page);
     }
-    const there = before.kind === DataKind.none || before.kind === DataKind.inline || isThere(before);
+    const there = !hasDataOutside(before.kind) || isThere(before);
     manifest.putInode({ ...before, state: there ? StageState.staged : StageState.pending });
     if (counts) this.#count(before.bytes, there);
     return true;
