@@ -24,7 +24,7 @@ const sumOf = async (path: string): Promise<string> => (await sh('sha256sum < "$
 
 /** A program with files open. Descriptors have names; each command is answered with a line. */
 const PROGRAM = `
-import ctypes, hashlib, mmap, os, sys
+import ctypes, fcntl, hashlib, mmap, os, sys
 # Not Python's own mapping, which keeps the descriptor.
 libc = ctypes.CDLL(None, use_errno=True)
 libc.mmap.restype = ctypes.c_void_p
@@ -44,6 +44,7 @@ def do(words):
         if at == 2**64 - 1: raise OSError(ctypes.get_errno(), "mmap")
         maps[name] = at; return "ok"
     if what == "look": return sha((ctypes.c_char * ${BYTES}).from_address(maps[name]).raw)
+    if what == "lock": fcntl.flock(fds[name], fcntl.LOCK_EX | fcntl.LOCK_NB); return "ok"
     if what == "unmap": libc.munmap(maps.pop(name), ${BYTES}); return "ok"
     if what == "close": os.close(fds.pop(name)); return "ok"
     if what == "uncache": os.posix_fadvise(fds[name], 0, 0, os.POSIX_FADV_DONTNEED); return "ok"
@@ -109,7 +110,9 @@ test("O_DIRECT reads past the image, beside those who read it", async () => {
   set.mount.freeze();
   expect(await program.do("read a")).toBe(set.sum);
   set.mount.resume();
+  const before = await controlOf(poolOf(set.mount)).stats();
   expect(await sh('dd if="$1" iflag=direct bs=1M status=none | sha256sum', set.file)).toStartWith(set.sum);
+  expect((await controlOf(poolOf(set.mount)).stats()).reads.bypasses).toBeGreaterThan(before.reads.bypasses);
   await program.end();
 });
 
@@ -135,6 +138,18 @@ test("an open descriptor keeps the snapshot while the file is written beside it;
   expect(await program.do("read reader")).toBe(set.sum);
   await program.end();
   expect(await sumOf(set.file)).toBe(await sumOf(set.there));
+});
+
+test("locks of a snapshot and of the file as it is now are two", async () => {
+  await using set = await staged();
+  const program = new Program();
+  for (const name of ["a", "b"]) await program.do(`open ${name} ${set.file} O_RDONLY`);
+  expect(await program.do("lock a")).toBe("ok");
+  expect(await program.do("lock b")).toBe("11");
+  for (const name of ["c", "d"]) await program.do(`open ${name} ${set.file} O_RDWR`);
+  expect(await program.do("lock c")).toBe("ok");
+  expect(await program.do("lock d")).toBe("11");
+  await program.end();
 });
 
 test("a shared writable mapping of a staged file is refused, whoever reads it", async () => {
