@@ -101,6 +101,7 @@ test("--watch goes on until Ctrl-C", async () => {
   const { status, stdout } = await run("timeout", ["--preserve-status", "-s", "INT", "2", ...watch]);
   expect(status).toBe(0);
   expect(stdout.trim().split("\n").length).toBeGreaterThanOrEqual(3);
+  await mount.unmount();
 });
 
 test("where there is no mount, or not of ours, a line says so", async () => {

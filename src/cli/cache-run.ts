@@ -5,10 +5,10 @@ import type { CacheStats } from "../cache/control/stats.ts";
 import { parseSeconds } from "../config/units.ts";
 import type { CacheStatsOptions, CacheWipeOptions } from "./cache.ts";
 import { statsTable } from "./cache-table.ts";
-import { CliError, ExitStatus } from "./failure.ts";
+import { CliError, ExitStatus, failureOf, reportFailure } from "./failure.ts";
 import { isKisekiMount, resolveMountpoint } from "./mountpoint.ts";
 import { humanBytes } from "./quantities.ts";
-import { findRuntimeEntry, type RuntimeEntry, runtimeEntries } from "./runtime-file.ts";
+import { findRuntimeEntry, isRunning, type RuntimeEntry, runtimeEntries } from "./runtime-file.ts";
 import { untilStopped } from "./stop-signal.ts";
 
 const WATCH_DEFAULT_MS = 2_000;
@@ -55,6 +55,20 @@ async function ask<T>(entry: RuntimeEntry, question: (client: ControlClient) => 
   }
 }
 
+/** Of several mounts, one that does not answer keeps nobody from seeing the others. @throws CliError when no mount answers */
+async function statsOf(entries: readonly RuntimeEntry[]): Promise<CacheStats[]> {
+  const asked = await Promise.allSettled(entries.map((entry) => ask(entry, (client) => client.stats())));
+  const answers = asked.filter((result) => result.status === "fulfilled").map(({ value }) => value);
+  for (const [i, result] of asked.entries()) {
+    const entry = entries[i];
+    if (result.status === "fulfilled" || entry === undefined) continue;
+    if (answers.length === 0) throw result.reason;
+    // It may have ended since it was listed.
+    if (isRunning(entry)) process.exitCode = reportFailure(failureOf(result.reason));
+  }
+  return answers;
+}
+
 /** @throws CliError */
 export async function cacheStats(mountpoint: string | undefined, options: CacheStatsOptions): Promise<void> {
   const intervalMs = options.watch === undefined ? null : watchIntervalMs(options.watch);
@@ -64,7 +78,7 @@ export async function cacheStats(mountpoint: string | undefined, options: CacheS
   };
   const stop = intervalMs === null ? null : untilStopped();
   do {
-    const all = await Promise.all(chosenMounts(mountpoint).map((entry) => ask(entry, (client) => client.stats())));
+    const all = await statsOf(chosenMounts(mountpoint));
     // Home, and clear what is below (ECMA-48 CUP, ED): the screen is redrawn without flicker.
     if (intervalMs !== null && options.json !== true && process.stdout.isTTY) process.stdout.write("\x1b[H\x1b[J");
     show(all);

@@ -70,6 +70,8 @@ export function serveControl(path: string, target: ControlTarget, { log, describ
 
 /** Serves GET /metrics alone, on TCP. @throws Error when the address is in use. */
 export function serveMetrics(address: { host: string; port: number }, target: Pick<ControlTarget, "stats">, log: Logger): ControlServer {
+  // Some ten milliseconds of loading, which the first scrape would cost the requests of the mount.
+  import("./prometheus.ts").catch((error) => log.warn({ err: error }, "the metrics can't be made"));
   const server = Bun.serve({
     hostname: address.host,
     port: address.port,

@@ -47,8 +47,9 @@ export const cacheStatsSchema = z.object({
       pinnedBytes: count,
       /** Chunks. */
       entries: count,
+      /** Blocks of 64 KiB. */
       insertions: count,
-      /** Not inserted, as the queue was full, or there was no room. */
+      /** Blocks that were not inserted, as the queue was full, or there was no room. */
       dropped: count,
       evictions: count,
       /** By kind: "crc", "short", "io", "no_space", ... */
