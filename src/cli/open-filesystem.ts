@@ -1,6 +1,7 @@
 /** From settings and credentials to a filesystem: the client (open-client.ts), and the namespaces on top of it. */
 import type { ControlledCaches } from "../cache/control/control.ts";
 import type { CacheSettings } from "../cache/policy.ts";
+import { askOrRemember } from "../fs/ask-or-remember.ts";
 import { FileReader } from "../fs/file-reader.ts";
 import { FileWriter } from "../fs/file-writer.ts";
 import { Filesystem } from "../fs/filesystem.ts";
@@ -132,7 +133,11 @@ async function openTree(
     const [only] = namespaces;
     if (namespaces.length === 1 && only !== undefined) return new Filesystem({ volumes: [await open(only, 0)], root: null });
   }
-  const names = namespaces === "all" ? existing : async () => [...namespaces];
+  let seen: readonly string[] = namespaces === "all" ? [] : namespaces;
+  const names = async (): Promise<readonly string[]> => {
+    if (namespaces === "all") seen = await askOrRemember(client.outage, existing, () => seen);
+    return seen;
+  };
   const root = new MountRoot({ names, open, owner });
   for (const name of await names()) await root.open(name);
   return new Filesystem({ volumes: [], root });

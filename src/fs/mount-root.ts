@@ -12,7 +12,7 @@ export type OpenVolume = (name: string, index: number) => Promise<Volume>;
 
 export interface MountRootOptions {
   /** The names to show now: a fixed list, or what the node has. */
-  names: () => Promise<string[]>;
+  names: () => Promise<readonly string[]>;
   open: OpenVolume;
   owner: { uid: number; gid: number };
 }
@@ -101,7 +101,7 @@ export class MountRoot {
   async readdir(offset: number, fill: FillEntry): Promise<void> {
     if (offset < 1 && !fill(".", ROOT_INO, FileType.DIRECTORY, 1, null)) return;
     if (offset < 2 && !fill("..", ROOT_INO, FileType.DIRECTORY, 2, null)) return;
-    const names = (await this.#options.names()).sort();
+    const names = [...(await this.#options.names())].sort();
     for (let i = Math.max(0, offset - COOKIE_FIRST_NAME + 1); i < names.length; i++) {
       const name = names[i] as string;
       const { namespace } = await this.open(name);
