@@ -35,6 +35,8 @@ const STATFS_TTL_MS = 1_000;
 const NAME_MAX_BYTES = 255;
 /** umount(8) asks first thing, and must not wait for a node that is not there: after this long the last answer counts. */
 const STATFS_PATIENCE_MS = 2_000;
+/** And this long when it is known that there is no connection: find(1) asks, too, and needs only the type. */
+const STATFS_AWAY_MS = 20;
 const STATFS_UNKNOWN: StatFs = {
   blockSize: STATFS_BLOCK_BYTES,
   totalBlocks: 0,
@@ -353,7 +355,8 @@ export class Filesystem implements Vfs {
     const asked = this.#askStatfs(volume);
     // When it fails after all, nobody waits for it any more.
     asked.catch(() => {});
-    return await Promise.race([asked, Bun.sleep(STATFS_PATIENCE_MS).then(() => known?.result ?? STATFS_UNKNOWN)]);
+    const patienceMs = volume.namespace.isConnected ? STATFS_PATIENCE_MS : STATFS_AWAY_MS;
+    return await Promise.race([asked, Bun.sleep(patienceMs).then(() => known?.result ?? STATFS_UNKNOWN)]);
   }
 
   async #askStatfs(volume: Volume): Promise<StatFs> {

@@ -87,6 +87,10 @@ export class Namespace {
     return this.index * NAMESPACE_SPAN + number;
   }
 
+  get isConnected(): boolean {
+    return this.#calls.connected;
+  }
+
   get wants(): InodeWant {
     return { lease: true, region0MaxBytes: REGION0_WANTED_BYTES };
   }
