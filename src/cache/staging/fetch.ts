@@ -21,7 +21,7 @@ import { putWhole } from "./put-whole.ts";
 /** Blocks asked for at once: 1 MiB, as readers do. */
 const RUN_BLOCKS = 16;
 /** Cells in use at most: what hides the node's and the disk's time; and at most this part of the arena, for readers go on meanwhile. */
-const WINDOW_BLOCKS = 1_024;
+const WINDOW_BLOCKS = 512;
 const WINDOW_ARENA_PART = 3;
 /** Files under way at a time: small ones are a round trip each. */
 const FILES_AT_ONCE = 48;
@@ -30,7 +30,7 @@ const TABLE_EVERY_BLOCKS = 4_096;
 /** A file that changes whenever it is fetched is given up after this many tries. */
 const TRIES_MAX = 5;
 /** Files whose being there is written into the manifest together. */
-const ROWS_AT_ONCE = 64;
+const ROWS_AT_ONCE = 16;
 
 export interface FetchOptions {
   readonly canonical: Canonical;
@@ -48,12 +48,32 @@ export interface FetchOptions {
   readonly onFile: (row: InodeRow) => void;
 }
 
+/** Blocks that are asked for at once. */
+interface Run {
+  readonly ref: ChunkRef;
+  /** Of the image, where the chunk begins. */
+  readonly firstBlock: number;
+  /** Of the chunk. */
+  readonly block: number;
+  readonly length: number;
+}
+
+function* runsOf(chunks: readonly PlacedChunk[]): Generator<Run> {
+  for (const { ref, start } of chunks) {
+    const count = blockCount(ref.bytes);
+    for (let block = 0; block < count; block += RUN_BLOCKS) {
+      yield { ref, firstBlock: start / BLOCK_BYTES, block, length: Math.min(RUN_BLOCKS, count - block) };
+    }
+  }
+}
+
 export class Fetch {
   readonly #options: FetchOptions;
   readonly #window: number;
   readonly #done: InodeRow[] = [];
   /** Chunks of files without an image that are being brought: a chunk of several files comes once. */
   readonly #pinning = new Map<string, Promise<void>>();
+  #issuing: Promise<void> = Promise.resolve();
   #inFlight = 0;
   #wake: (() => void)[] = [];
   #failure: { error: unknown } | null = null;
@@ -172,47 +192,63 @@ export class Fetch {
     const start = left ? await this.#takeUp(path, bytes, crcs) : 0;
     fillHoles(crcs, bytes, chunks);
     using writer = new ImageWriter(path, bytes);
-    /** Ends of what is being written; blocks before the first one of them are done. */
     const tasks = new Set<Promise<void>>();
     let failure: { error: unknown } | null = null;
-    let sinceTable = 0;
+    const check = (): void => {
+      if (failure !== null) throw (failure as { error: unknown }).error;
+    };
+    const bring = async ({ ref, firstBlock, block, length }: Run): Promise<void> => {
+      const cells = await this.#take(length);
+      const task: Promise<void> = this.#run(ref, block, cells, async () => {
+        const views = cells.map((cell, i) => this.#view(ref, block + i, cell));
+        await writer.write(views, (firstBlock + block) * BLOCK_BYTES);
+        for (const [i, view] of views.entries()) crcs[firstBlock + block + i] = Bun.hash.crc32(view);
+      })
+        .catch((error) => {
+          failure ??= { error };
+        })
+        .finally(() => tasks.delete(task));
+      tasks.add(task);
+    };
     try {
-      for (const { ref, start: chunkStart } of chunks) {
-        const firstBlock = chunkStart / BLOCK_BYTES;
-        const count = blockCount(ref.bytes);
-        for (let block = 0; block < count; block += RUN_BLOCKS) {
-          const length = Math.min(RUN_BLOCKS, count - block);
-          if (firstBlock + block + length <= start) {
-            this.#options.onBytes(runBytes(ref, block, length));
+      await this.#inOrder(async () => {
+        let sinceTable = 0;
+        for (const run of runsOf(chunks)) {
+          if (run.firstBlock + run.block + run.length <= start) {
+            this.#options.onBytes(runBytes(run.ref, run.block, run.length));
             continue;
           }
-          if (failure !== null) throw (failure as { error: unknown }).error;
           if (sinceTable >= TABLE_EVERY_BLOCKS) {
             // Everything before this is on its way to the disk; the table says so when it is there.
             await Promise.all(tasks);
-            if (failure === null) images.writeTable(path, crcs.subarray(0, firstBlock + block));
+            check();
+            images.writeTable(path, crcs.subarray(0, run.firstBlock + run.block));
             sinceTable = 0;
           }
-          sinceTable += length;
-          const cells = await this.#take(length);
-          const task: Promise<void> = this.#run(ref, block, cells, async () => {
-            const views = cells.map((cell, i) => this.#view(ref, block + i, cell));
-            await writer.write(views, (firstBlock + block) * BLOCK_BYTES);
-            for (const [i, view] of views.entries()) crcs[firstBlock + block + i] = Bun.hash.crc32(view);
-          })
-            .catch((error) => {
-              failure ??= { error };
-            })
-            .finally(() => tasks.delete(task));
-          tasks.add(task);
+          check();
+          sinceTable += run.length;
+          await bring(run);
         }
-      }
+      });
     } finally {
       await Promise.all(tasks);
     }
-    if (failure !== null) throw (failure as { error: unknown }).error;
+    check();
     images.writeTable(path, crcs);
     return crcs;
+  }
+
+  /** One file's blocks after the other's: those that are first are whole first, so that an interrupted run has something to keep. */
+  async #inOrder<T>(issue: () => Promise<T>): Promise<T> {
+    const before = this.#issuing;
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.#issuing = before.then(() => promise);
+    await before;
+    try {
+      return await issue();
+    } finally {
+      resolve();
+    }
   }
 
   /** The blocks of an interrupted run that are right: puts their sums into `crcs`. */
@@ -246,7 +282,7 @@ export class Fetch {
       this.#options.onBytes(ref.bytes);
       return;
     }
-    const cells = await this.#take(count);
+    const cells = await this.#inOrder(() => this.#take(count));
     await this.#run(ref, 0, cells, () => disk.pinChunk(ref, 0, cells));
   }
 
