@@ -103,6 +103,17 @@ os.write(fd, b"more")`;
   expect(mount.isRunning).toBeFalse();
 });
 
+test("kiseki umount says that nothing could be written out, and unmounts", async () => {
+  const mount = await TestMount.mount(node, { tenant: "e" });
+  await shred("e");
+  await revoked(mount);
+  const { status, stdout, stderr } = await run(KISEKI, ["umount", mount.path]);
+  expect(status).toBe(0);
+  expect(stdout).toBe(`${mount.path}: unmounted\n`);
+  expect(stderr).toBe(`kiseki: ${mount.path}: the tenant was shredded; what was unwritten is lost\n`);
+  expect(mount.isRunning).toBeFalse();
+});
+
 test("a mount that could reach no node meanwhile finds out when it can", async () => {
   const mount = await TestMount.mount(node, { tenant: "d" });
   await runOk("sh", ["-ec", `echo secret > ${mount.path}/f; cat ${mount.path}/f`]);

@@ -1,5 +1,5 @@
 /** What kiseki umount does. */
-import { open } from "node:fs/promises";
+import { open, stat } from "node:fs/promises";
 import { dirname } from "node:path";
 import { MNT_DETACH } from "../../ffi/libc/constants.ts";
 import { LibcError } from "../../ffi/libc/errors.ts";
@@ -25,8 +25,9 @@ export async function unmount(text: string, options: UmountOptions): Promise<voi
   }
   const entry = findRuntimeEntry(mountpoint);
   // Without a process nobody would answer; its mount is stale and can only be removed.
-  const flushes = entry !== null && options.force !== true;
-  if (flushes) await tellWhenSlow(`writing out ${mountpoint}`, flush(mountpoint));
+  const asked = entry !== null && options.force !== true;
+  const flushes = asked && (await tellWhenSlow(`writing out ${mountpoint}`, flush(mountpoint)));
+  if (asked && !flushes) process.stderr.write(`kiseki: ${mountpoint}: the tenant was shredded; what was unwritten is lost\n`);
   if (entry !== null && options.force === true) process.kill(entry.pid, "SIGKILL");
   detach(mountpoint, options);
   if (options.lazy === true) {
@@ -37,20 +38,26 @@ export async function unmount(text: string, options: UmountOptions): Promise<voi
   console.log(`${mountpoint}: ${flushes ? "flushed and unmounted" : "unmounted"}`);
 }
 
-/** Has the kernel write out what it holds (syncfs), then the client (fsync of the root folder). */
-async function flush(mountpoint: string): Promise<void> {
+/**
+ * Has the kernel write out what it holds (syncfs), then the client (fsync of the root folder). False: the tenant's keys were destroyed, and
+ * nothing can be written any more.
+ */
+async function flush(mountpoint: string): Promise<boolean> {
   const notFlushed = (reason: string) =>
     new CliError(
       ExitStatus.failure,
       `${mountpoint}: could not be written out (${reason}); it stays mounted. --force gives up what is unwritten`,
     );
-  // Only coreutils' sync reaches syncfs(2) from here; FUSE does not pass it on, which is why fsync follows.
-  const sync = Bun.spawn(["sync", "-f", mountpoint], { stdin: "ignore", stdout: "ignore", stderr: "pipe" });
-  if ((await sync.exited) !== 0) throw notFlushed((await new Response(sync.stderr).text()).trim());
   try {
+    await stat(mountpoint);
+    // Only coreutils' sync reaches syncfs(2) from here; FUSE does not pass it on, which is why fsync follows.
+    const sync = Bun.spawn(["sync", "-f", mountpoint], { stdin: "ignore", stdout: "ignore", stderr: "pipe" });
+    if ((await sync.exited) !== 0) throw new Error((await new Response(sync.stderr).text()).trim());
     await using root = await open(mountpoint, "r");
     await root.sync();
+    return true;
   } catch (error) {
+    if ((error as NodeJS.ErrnoException).errno === -Errno.EKEYREVOKED) return false;
     throw notFlushed((error as Error).message);
   }
 }
@@ -109,10 +116,10 @@ function whatItDoes({ control, pid }: RuntimeEntry): string {
   return `wiping the disk cache: ${percent} % of ${humanBytes(wipe.bytesTotal)}`;
 }
 
-async function tellWhenSlow(what: string, work: Promise<void>): Promise<void> {
+async function tellWhenSlow<T>(what: string, work: Promise<T>): Promise<T> {
   const timer = setTimeout(() => process.stderr.write(`kiseki: ${what} ...\n`), PATIENCE_MS);
   try {
-    await work;
+    return await work;
   } finally {
     clearTimeout(timer);
   }

@@ -11,7 +11,9 @@ import { askOrRemember } from "./ask-or-remember.ts";
 import { FsError } from "./errno.ts";
 import { FOLDER_ENTRIES_MAX, type Folder, type FolderEntry } from "./folder.ts";
 import { DataCredit, listAhead } from "./folder-prefetch.ts";
-import { Inode, type InodeMemory } from "./inode.ts";
+import { Inode } from "./inode.ts";
+import { InodeNumbers } from "./inode-numbers.ts";
+import { InodeTable } from "./inode-table.ts";
 import type { NodeCalls } from "./node-calls.ts";
 import type { LoadedEntry, LoadedInode, Shard } from "./shard.ts";
 import type { KernelCache, MaybePromise, Name } from "./vfs.ts";
@@ -20,8 +22,6 @@ import type { KernelCache, MaybePromise, Name } from "./vfs.ts";
 export const NAMESPACE_SPAN = INO_MAX + 1;
 /** Region 0 comes with the inode when it is at most this large: small files are then read without another round trip. */
 const REGION0_WANTED_BYTES = 36 * 1024;
-/** Inode numbers asked for at once; asked again when half are used. */
-const INO_GRANT_COUNT = 8_192;
 /** The second miss in a folder lists it, when it has at most this many entries. */
 const LIST_INSTEAD_ENTRIES_MAX = 4_096;
 const LIST_INSTEAD_MISSES = 2;
@@ -29,22 +29,8 @@ const LIST_INSTEAD_MISSES = 2;
 const LIST_STAGED_ENTRIES_MAX = 32_768;
 /** Entries per round trip of a listing. */
 const LIST_PAGE_ENTRIES = 1_024;
-/** Entries that the folders of a namespace keep together (some 150 bytes each). */
-const FOLDER_ENTRIES_TOTAL_MAX = 262_144;
 /** How long a stat of the root waits for a node that is silent. */
 const ROOT_PATIENCE_MS = 1_000;
-/** Extents, and data of small files, that the inodes of a namespace keep together. */
-const CONTENTS_MAX_BYTES = 32 * 1024 * 1024;
-/** Inodes beyond the limit before any is evicted: each pass starts with the places in the Map that the pass before it left empty. */
-const EVICTED_AT_ONCE = 1_024;
-/**
- * New inodes, some 4 KiB of garbage each by the time that they are here, after which garbage is collected: 30 ms. Left alone, the engine waits
- * until its heap has doubled, and it counts the cache's memory in: with 256 MiB of that, 300 MiB of garbage piled up in a walk.
- */
-const INODES_BEFORE_COLLECTING = 16_384;
-/** Leases given up are told to the node in batches. */
-const LEASE_RELEASE_BATCH = 256;
-
 export interface NamespaceOptions {
   index: number;
   metaTtlMs: number;
@@ -57,25 +43,19 @@ export class Namespace {
   readonly index: number;
   readonly #calls: NodeCalls;
   readonly #metaTtlMs: number;
-  readonly #inodesMax: number;
-  readonly #inodes = new Map<number, Inode>();
+  readonly #inodes: InodeTable;
+  readonly #numbers: InodeNumbers;
   readonly #fetching = new Map<number, Promise<Inode>>();
   #kernel: KernelCache | null = null;
-  #nextNumber = 0;
-  #endNumber = 0;
-  #granting: Promise<void> | null = null;
-  readonly #memory: InodeMemory = { folders: { entries: 0 }, contents: { bytes: 0 } };
-  #newSinceCollection = 0;
   readonly dataCredit = new DataCredit();
-  /** Leases that we gave up and have not told the node of. */
-  readonly #released = new Set<number>();
 
   constructor(shard: Shard, calls: NodeCalls, options: NamespaceOptions) {
     this.shard = shard;
     this.index = options.index;
     this.#calls = calls;
     this.#metaTtlMs = options.metaTtlMs;
-    this.#inodesMax = options.inodesMax;
+    this.#inodes = new InodeTable(options.inodesMax, (numbers) => shard.releaseLeases(numbers));
+    this.#numbers = new InodeNumbers((count) => shard.grantInos(count));
   }
 
   set kernel(kernel: KernelCache) {
@@ -209,88 +189,36 @@ export class Namespace {
       if (loaded.counters !== null) known.cachedFolder?.seen(loaded.counters);
       return known;
     }
-    const inode = new Inode(this.mountIno(loaded.number), loaded, nowMs, this.#memory);
-    this.#remember(inode);
+    const inode = new Inode(this.mountIno(loaded.number), loaded, nowMs, this.#inodes.memory);
+    this.#inodes.add(inode);
     return inode;
   }
 
   /** Takes over an inode that this client has just made. */
   adopt(loaded: LoadedInode): Inode {
-    const inode = new Inode(this.mountIno(loaded.number), loaded, performance.now(), this.#memory);
+    const inode = new Inode(this.mountIno(loaded.number), loaded, performance.now(), this.#inodes.memory);
     inode.committedSeq = loaded.version;
-    // Making one leaves more garbage than finding one.
-    this.#newSinceCollection++;
-    this.#remember(inode);
+    this.#inodes.add(inode, 2); // making one leaves more garbage than finding one
     return inode;
   }
 
   /** The inode is gone. */
   drop(number: number): void {
-    this.#inodes.get(number)?.forgetMemory();
-    this.#inodes.delete(number);
+    this.#inodes.drop(number);
   }
 
   get inodes(): Iterable<Inode> {
     return this.#inodes.values();
   }
 
-  #remember(inode: Inode): void {
-    this.#inodes.set(inode.number, inode);
-    // It may have been given up and granted again.
-    if (this.#released.size > 0) this.#released.delete(inode.number);
-    if (this.#inodes.size > this.#inodesMax + EVICTED_AT_ONCE) this.#evict();
-    this.trimContents();
-    this.#newSinceCollection++;
-    if (this.#newSinceCollection < INODES_BEFORE_COLLECTING) return;
-    this.#newSinceCollection = 0;
-    Bun.gc(true);
-  }
-
-  #evict(): void {
-    // Second chance: what was used since the hand last passed goes to the end of the queue (a Map keeps the order of insertion).
-    for (const [number, candidate] of this.#inodes) {
-      if (this.#inodes.size <= this.#inodesMax) break;
-      this.#inodes.delete(number);
-      if (candidate.isPinned || candidate.isReferenced) {
-        candidate.isReferenced = false;
-        this.#inodes.set(number, candidate);
-        if (candidate.isPinned) break;
-        continue;
-      }
-      if (candidate.leased) this.#released.add(number);
-      candidate.forgetMemory();
-    }
-    if (this.#released.size >= LEASE_RELEASE_BATCH) {
-      this.shard.releaseLeases([...this.#released]);
-      this.#released.clear();
-    }
-  }
-
-  /** Keeps small files' data and extents within bounds: those that came first go first, but for files in use. */
+  /** Keeps small files' data and extents within bounds. */
   trimContents(): void {
-    if (this.#memory.contents.bytes <= CONTENTS_MAX_BYTES) return;
-    for (const inode of this.#inodes.values()) {
-      if (this.#memory.contents.bytes <= CONTENTS_MAX_BYTES / 2) return;
-      if (inode.hasContent && !inode.isPinned) inode.content.forgetStored();
-    }
+    this.#inodes.trimContents();
   }
 
   /** A number for a new inode. */
   nextNumber(): MaybePromise<number> {
-    if (this.#endNumber - this.#nextNumber < INO_GRANT_COUNT / 2) this.#granting ??= this.#grant();
-    if (this.#nextNumber < this.#endNumber) return this.#nextNumber++;
-    return (this.#granting ?? Promise.resolve()).then(() => this.nextNumber());
-  }
-
-  async #grant(): Promise<void> {
-    try {
-      const { first, count } = await this.shard.grantInos(INO_GRANT_COUNT);
-      // What is left of the old range is lost when the new one doesn't follow it: numbers are not scarce.
-      if (first !== this.#endNumber) this.#nextNumber = first;
-      this.#endNumber = first + count;
-    } finally {
-      this.#granting = null;
-    }
+    return this.#numbers.next();
   }
 
   // ---- names ----
@@ -409,15 +337,7 @@ export class Namespace {
       ({ lastHash: after, more } = page);
     }
     folder.markComplete(bumps);
-    if (this.#memory.folders.entries > FOLDER_ENTRIES_TOTAL_MAX) this.#forgetFolders(dir);
-  }
-
-  /** Makes room: folders that were not used lately lose their entries first (a Map keeps the order of insertion). */
-  #forgetFolders(except: Inode): void {
-    for (const inode of this.#inodes.values()) {
-      if (this.#memory.folders.entries <= FOLDER_ENTRIES_TOTAL_MAX / 2) return;
-      if (inode !== except) inode.cachedFolder?.forget();
-    }
+    this.#inodes.trimFolders(dir);
   }
 
   /** One round trip's worth of entries after a hash; their inodes are taken over. */
