@@ -1,6 +1,6 @@
 /** kiseki cache stats and wipe, and the metrics port. */
 import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
-import { readdirSync, statSync } from "node:fs";
+import { readdirSync, rmSync, statSync } from "node:fs";
 import { createServer } from "node:net";
 import { join } from "node:path";
 import { kiseki, mountArguments, mountpoint } from "./support/cli.ts";
@@ -144,6 +144,14 @@ test("a metrics address that is in use fails the mount with one line", async () 
   expect(result).toMatchObject({ status: 1, stderr: `kiseki: metrics: 127.0.0.1:${port} is in use already; choose another HOST:PORT\n` });
   expect(isMounted(other)).toBe(false);
   expect(mount.isRunning).toBe(true);
+});
+
+test("a mount of which the pool was deleted still tells", async () => {
+  await using mount = await TestMount.mount(node);
+  const { pool } = await statsOf(mount.path);
+  rmSync(pool?.path ?? "", { recursive: true });
+  expect((await statsOf(mount.path)).pid).toBe(mount.pid);
+  await mount.unmount();
 });
 
 test("asking doesn't wait for requests of the mount that wait for the node", async () => {

@@ -135,7 +135,7 @@ test("the same command again is done at once, in the same pool", async () => {
   const first = await daemon(cacheDir);
   expect(await daemon(cacheDir)).toEqual(first);
   const released = await kiseki(["stage", "--release-all"], await settings(cacheDir));
-  expect(released.stdout).toBe(`kiseki: released 1 dataset, 57.3 MiB; pool ${first.id} is deleted\n`);
+  expect(released.stdout).toMatch(new RegExp(`^kiseki: released 1 dataset, 57\\.\\d MiB; pool ${first.id} is deleted\n$`));
   expect(readdirSync(cacheDir)).toEqual(["node.lock"]);
   expect((await kiseki(["stage", "--release-all"], await settings(cacheDir))).stdout).toBe("kiseki: nothing is staged here\n");
 });
@@ -180,6 +180,21 @@ test("Ctrl-C stops staging: what is there stays, and the same command goes on", 
   const { id } = await daemon(cacheDir);
   expect(poolsIn(cacheDir).map((pool) => pool.slice(-32))).toEqual([id]);
   await kiseki(["stage", "--release-all"], own);
+});
+
+test("a daemon that is killed while it stages: a line says so", async () => {
+  const cacheDir = newCacheDir();
+  const { id, pid } = await daemon(cacheDir);
+  const own = await settings(cacheDir);
+  node.freeze();
+  try {
+    const staging = kiseki(["stage", "--dataset", "/other", "--pool", id], own);
+    await Bun.sleep(500);
+    process.kill(pid, "SIGKILL");
+    expect(await staging).toMatchObject({ status: 1, stderr: `kiseki: /other: the process of pool ${id} has ended\n` });
+  } finally {
+    node.resume();
+  }
 });
 
 test("a daemon that has nothing staged ends, and leaves nothing", async () => {
@@ -256,6 +271,33 @@ test("without a pool, with several, or with a wrong option, a line says what to 
   expect(several.stderr).toContain(`mounted on ${one.path}`);
   await two.unmount();
   await one.unmount();
+});
+
+test("a timeout, a node that is not there, the wrong credentials: the right exit status, and one line", async () => {
+  const cacheDir = newCacheDir();
+  const own = await settings(cacheDir);
+  const { id } = await daemon(cacheDir);
+  const late = await kiseki(["stage", "--dataset", "/other", "--pool", id, "--timeout", "1ms"], own);
+  expect(late.status).toBe(1);
+  expect(late.stderr).toContain("/other: not staged within 0.001 s");
+  await kiseki(["stage", "--release-all"], own);
+  const start = ["stage", "--dataset", "/data", "--daemon", "--log-file", logFile];
+  const foreign = await TestNode.start();
+  const wrong = await kiseki(start, { env: { ...own.env, KISEKI_CREDENTIALS: await foreign.credentials("t") } });
+  expect(wrong.status).toBe(4);
+  await foreign.stop();
+  const gone = await kiseki(start, { env: { ...own.env, KISEKI_DATA_ADDR: foreign.addr } });
+  expect(gone.status).toBe(3);
+  expect(gone.stderr.trim().split("\n")).toHaveLength(1);
+  expect(poolsIn(cacheDir)).toEqual([]);
+});
+
+test("the daemon's arguments hold no secret", async () => {
+  const cacheDir = newCacheDir();
+  const { pid } = await daemon(cacheDir);
+  const args = readFileSync(`/proc/${pid}/cmdline`, "utf8").split("\0").slice(1, -1);
+  expect(args).toEqual(["stage-process", "/data"]);
+  await kiseki(["stage", "--release-all"], await settings(cacheDir));
 });
 
 test("on a terminal there is a bar", async () => {

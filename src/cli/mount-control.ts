@@ -32,13 +32,19 @@ export function openMountControl(caches: ControlledCaches, tenant: string, confi
   };
   const servers: ControlServer[] = [];
   if (config.metricsAddress !== null) servers.push(openMetrics(config.metricsAddress, target, log));
-  let socket: string | null = pool === null ? runtimeSocketPath(config.mountpoint) : join(pool.path, CONTROL_SOCKET);
-  try {
-    servers.push(serveControl(socket, target, { log, describe: failureOf }));
-  } catch (error) {
-    log.warn({ err: error }, "there is no control socket: kiseki cache can't be used on this mount");
-    socket = null;
-  }
+  const open = (what: string, pathOf: () => string): string | null => {
+    try {
+      const path = pathOf();
+      servers.push(serveControl(path, target, { log, describe: failureOf }));
+      return path;
+    } catch (error) {
+      log.warn({ err: error }, `there is no control socket ${what}`);
+      return null;
+    }
+  };
+  // Two: what is in the pool goes with its folder, if somebody deletes that, and a mount can be without a pool.
+  const inPool = pool === null ? null : open("in the pool: kiseki stage does not find this mount", () => join(pool.path, CONTROL_SOCKET));
+  const socket = open("in the runtime folder", () => runtimeSocketPath(config.mountpoint)) ?? inPool;
   return {
     socket,
     close: async () => {

@@ -13,14 +13,21 @@ const schema = z.object({
   pid: z.int().positive(),
   /** Field 22 of /proc/PID/stat: with it, a pid that was used again is told apart. */
   startTicks: z.string(),
-  /** The control socket (cache/control/server.ts), in the pool's folder if there is a pool; null: it could not be opened. */
+  /** The control socket (cache/control/server.ts); null: it could not be opened. */
   control: z.string().nullable().default(null),
 });
 export type RuntimeEntry = z.infer<typeof schema>;
 
-/** Where the control socket of a mount without a pool stands. */
+/** Where the control socket of this process's mount stands, besides the one in its pool. What dead mounts of the folder left is removed. */
 export function runtimeSocketPath(mountpoint: string): string {
-  return join(ownRuntimeFolder(), fileName(mountpoint).replace(/\.json$/, ".sock"));
+  const folder = ownRuntimeFolder();
+  const name = fileName(mountpoint).replace(/\.json$/, "");
+  for (const left of readdirSync(folder)) {
+    const pid = left.startsWith(`${name}-`) ? /-(\d+)\.sock$/.exec(left)?.[1] : undefined;
+    if (pid !== undefined && startTicksOf(Number(pid)) === null) rmSync(join(folder, left), { force: true });
+  }
+  // With the process's number: a mount that is still ending must not take the socket of the next one with it.
+  return join(folder, `${name}-${process.pid}.sock`);
 }
 
 /** Where this user's mounts stand: /run/kiseki for root, else $XDG_RUNTIME_DIR/kiseki, else a private folder in $TMPDIR. */

@@ -67,7 +67,7 @@ class LineReporter implements StageReporter {
   show(progress: StageProgress): void {
     const now = performance.now();
     this.#rate.add(progress.bytesDone, now);
-    if (now < this.#nextMs) return;
+    if (now < this.#nextMs || progress.files === 0) return;
     this.#nextMs = now + LINE_INTERVAL_MS;
     process.stderr.write(`kiseki: staging ${this.#path}: ${progressText(progress, this.#rate.bytesPerSecond)}\n`);
   }

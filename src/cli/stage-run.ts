@@ -1,6 +1,7 @@
 /** What kiseki stage does; loaded only for it. */
 import { existsSync } from "node:fs";
 import { posix } from "node:path";
+import type { PoolPlace } from "../cache/cache-folder.ts";
 import { ControlUnreachable } from "../cache/control/client.ts";
 import type { StageProgress } from "../cache/control/control.ts";
 import type { StagedDataset } from "../cache/control/stats.ts";
@@ -70,7 +71,7 @@ export async function runStage(order: StageOrder): Promise<void> {
       process.stdout.write(`kiseki: staged ${described(dataset)}, in pool ${pool.place.id}\n`);
     }
   } else if (order.status) {
-    await showStatus(await livingPools(poolPlaces(cacheDir, filter)), order.json);
+    await showStatus(poolPlaces(cacheDir, filter), order.json);
   } else if (order.release !== undefined) {
     await releaseOne(cacheDir, filter, treePath("--release", order.release));
   } else {
@@ -106,10 +107,12 @@ export async function stageInto(
   const reporter = stageReporter(path);
   const request = timeoutMs === null ? { path } : { path, timeoutSeconds: timeoutMs / 1_000 };
   let reached: StageProgress | null = null;
-  const failed = (exitStatus: ExitStatus, reason: string, cause?: unknown): CliError => {
+  const interrupted = (cause: unknown): CliError => {
     const kept =
-      reached === null ? "" : `; ${humanBytes(reached.bytesDone)} are in pool ${pool.place.id}: the same command goes on from there`;
-    return new CliError(exitStatus, `${reason}${kept}`, { cause });
+      reached === null || reached.bytesDone === 0
+        ? ""
+        : `; ${humanBytes(reached.bytesDone)} are in pool ${pool.place.id}: the same command goes on from there`;
+    return new CliError(ExitStatus.failure, `${path}: interrupted${kept}`, { cause });
   };
   try {
     for await (const event of pool.client.stage(request, stop)) {
@@ -119,11 +122,11 @@ export async function stageInto(
       } else if (event.type === "done") {
         return event.dataset;
       } else {
-        throw failed(event.error.exitStatus as ExitStatus, event.error.message);
+        throw new CliError(event.error.exitStatus as ExitStatus, event.error.message);
       }
     }
   } catch (error) {
-    if (stop.aborted) throw failed(ExitStatus.failure, `${path}: interrupted`, error);
+    if (stop.aborted) throw interrupted(error);
     if (error instanceof ControlUnreachable)
       throw new CliError(ExitStatus.failure, `${path}: the process of pool ${pool.place.id} has ended`, { cause: error });
     throw error;
@@ -133,7 +136,8 @@ export async function stageInto(
   throw new CliError(ExitStatus.failure, `${path}: the process of pool ${pool.place.id} has ended before all was staged`);
 }
 
-async function showStatus(pools: readonly LivingPool[], json: boolean): Promise<void> {
+async function showStatus(places: readonly PoolPlace[], json: boolean): Promise<void> {
+  const pools = await livingPools(places);
   for (const { place, status } of pools) {
     if (json) {
       process.stdout.write(`${JSON.stringify({ ...status, path: place.path })}\n`);
@@ -143,7 +147,11 @@ async function showStatus(pools: readonly LivingPool[], json: boolean): Promise<
     for (const dataset of status.datasets) process.stdout.write(`  ${dataset.state.padEnd(10)}  ${described(dataset)}\n`);
     if (status.datasets.length === 0) process.stdout.write("  nothing is staged\n");
   }
-  if (pools.length === 0 && !json) process.stdout.write("no mount or staging daemon has a pool here\n");
+  const living = new Set(pools.map(({ place }) => place.id));
+  for (const { id, tenant } of json ? [] : places.filter((place) => !living.has(place.id))) {
+    process.stdout.write(`pool ${id}  tenant ${tenant}, does not answer; if its process has died, kiseki scrub deletes it\n`);
+  }
+  if (places.length === 0 && !json) process.stdout.write("no mount or staging daemon has a pool here\n");
 }
 
 async function releaseOne(cacheDir: string, filter: Parameters<typeof poolPlaces>[1], path: string): Promise<void> {

@@ -67,10 +67,19 @@ export class ControlClient {
     if (response.body === null) return;
     const decoder = new TextDecoder();
     let rest = "";
-    for await (const part of response.body) {
+    for await (const part of this.#parts(response.body, signal)) {
       const lines = (rest + decoder.decode(part, { stream: true })).split("\n");
       rest = lines.pop() ?? "";
       for (const line of lines) yield stageEventSchema.parse(JSON.parse(line));
+    }
+  }
+
+  async *#parts(body: ReadableStream<Uint8Array>, signal: AbortSignal): AsyncGenerator<Uint8Array> {
+    try {
+      yield* body;
+    } catch (error) {
+      if (signal.aborted) throw error;
+      throw new ControlUnreachable(`${this.#path}: the connection was lost`, { cause: error });
     }
   }
 

@@ -26,7 +26,7 @@ import { withSocketPath } from "./socket-path.ts";
 const BODY_BYTES_MAX = 16 * 1024;
 /** A connection on which nothing happens is closed; work of which the answer is awaited doesn't count as nothing. */
 const IDLE_SECONDS = 30;
-/** A line of progress comes this often at most: it is for people. */
+/** Staging tells this often how far it is, changed or not: Bun 1.4.5 ends an answer in which nothing comes for 10 s, timeout() or not. */
 const PROGRESS_INTERVAL_MS = 250;
 
 const STATUS_OF_CODE = { bad_request: 400, not_found: 404, conflict: 409 } as const;
@@ -150,13 +150,18 @@ async function stage(target: ControlTarget, request: Request, describe: ControlS
       const send = (event: StageEvent): void => {
         if (!cancelled.signal.aborted && !request.signal.aborted) controller.enqueue(encoder.encode(`${JSON.stringify(event)}\n`));
       };
-      const onProgress = throttled((progress) => send({ type: "progress", progress }));
-      send(
-        await stageTo(staging, path, { signal, onProgress, ...deadline }).catch((error): StageEvent => {
-          const { message, exitStatus } = describe(error);
-          return { type: "failed", error: { code: codeOf(error), message, exitStatus } };
-        }),
-      );
+      let progress: StageProgress = { files: 0, bytes: 0, filesDone: 0, bytesDone: 0, walked: false };
+      const onProgress = (reached: StageProgress): void => {
+        progress = reached;
+      };
+      const timer = setInterval(() => send({ type: "progress", progress }), PROGRESS_INTERVAL_MS);
+      const last = await stageTo(staging, path, { signal, onProgress, ...deadline }).catch((error): StageEvent => {
+        const { message, exitStatus } = describe(error);
+        return { type: "failed", error: { code: codeOf(error), message, exitStatus } };
+      });
+      clearInterval(timer);
+      send({ type: "progress", progress });
+      send(last);
       if (!cancelled.signal.aborted && !request.signal.aborted) controller.close();
     },
     cancel: () => cancelled.abort(),
@@ -174,16 +179,6 @@ async function stageTo(staging: StagingControl, path: string, options: StageCont
 function codeOf(error: unknown): string {
   if (error instanceof ControlError) return error.code;
   return error instanceof Error ? error.name : "internal";
-}
-
-function throttled(report: (progress: StageProgress) => void): (progress: StageProgress) => void {
-  let next = 0;
-  return (progress) => {
-    const now = performance.now();
-    if (now < next) return;
-    next = now + PROGRESS_INTERVAL_MS;
-    report(progress);
-  };
 }
 
 async function bodyOf<S extends z.ZodType>(request: Request, schema: S): Promise<z.output<S>> {
