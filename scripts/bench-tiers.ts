@@ -27,7 +27,7 @@ const { values, positionals } = parseArgs({
   options: {
     size: { type: "string", default: "1024" },
     files: { type: "string", default: "10000" },
-    reps: { type: "string", default: "3" },
+    reps: { type: "string", default: "5" },
   },
 });
 const [work, address, credentials] = positionals;
@@ -39,6 +39,9 @@ const reps = Number(values.reps);
 const mountpoint = join(work, "cache-mnt");
 const cacheDir = join(work, "cache");
 const local = join(work, "cache-local");
+/** The same large file on the mount and beside it. */
+const ours = join(mountpoint, "big/big");
+const theirs = join(local, "big");
 const connection = ["--data-addr", address, "--tenant", "bench", "--credentials", credentials, "--cache-dir", cacheDir];
 
 function kiseki(...args: string[]): string {
@@ -81,14 +84,37 @@ function median(figures: readonly number[]): number {
   return figures.toSorted((a, b) => a - b)[Math.floor(figures.length / 2)] as number;
 }
 
-/** The median of several runs, each prepared. */
-function repeated(prepare: () => void, body: () => number): number {
-  return median(
-    Array.from({ length: reps }, () => {
-      prepare();
-      return body();
-    }),
-  );
+/** One of two things that are compared: what is done before each run, and the run, which returns its figure. */
+interface Side {
+  readonly prepare: () => void;
+  readonly run: () => number;
+}
+
+/** Measures both sides in turn, as such machines drift within minutes, and prints their medians. */
+function compare(what: string, unit: string, ours: Side, beside: string, theirs: Side, goal: string): void {
+  const figures: { ours: number[]; theirs: number[] } = { ours: [], theirs: [] };
+  for (let i = 0; i < reps; i++) {
+    ours.prepare();
+    figures.ours.push(ours.run());
+    theirs.prepare();
+    figures.theirs.push(theirs.run());
+  }
+  const [mine, other] = [median(figures.ours), median(figures.theirs)];
+  const cells = [what, unit, round(mine), `${beside} ${round(other)}`, `${((100 * mine) / other).toFixed(0)} %`, goal];
+  console.log(`| ${cells.join(" | ")} |`);
+}
+
+function round(figure: number): string {
+  return Math.round(figure).toLocaleString("en");
+}
+
+/** A figure of one path with the page cache dropped, or with the path in it. */
+function cold(run: () => number): Side {
+  return { prepare: dropCaches, run };
+}
+
+function warm(path: string, run: () => number): Side {
+  return { prepare: () => void readAll(path), run };
 }
 
 const sequentialRate = (path: string): number => {
@@ -136,16 +162,9 @@ const smallRate = (paths: readonly string[]): number => {
   return paths.length / seconds;
 };
 
-const rows: string[] = [];
-function row(what: string, unit: string, ours: number, beside: string, other: number, goal: string): void {
-  const line = `| ${what} | ${unit} | ${Math.round(ours).toLocaleString("en")} | ${beside} ${Math.round(other).toLocaleString("en")} | ${((100 * ours) / other).toFixed(0)} % | ${goal} |`;
-  rows.push(line);
-  console.log(line);
-}
-
 function makeFiles(): void {
   for (const folder of [mountpoint, local]) mkdirSync(folder, { recursive: true });
-  const big = openSync(join(local, "big"), "w");
+  const big = openSync(theirs, "w");
   for (let done = 0; done < bigBytes; done += MIB) writeSync(big, randomMib());
   fsyncSync(big);
   closeSync(big);
@@ -156,7 +175,7 @@ function makeFiles(): void {
   }
   mount("--cache-mode", "bypass");
   mkdirSync(join(mountpoint, "big"));
-  copyFileSync(join(local, "big"), join(mountpoint, "big/big"));
+  copyFileSync(theirs, ours);
   const copied = spawnSync("cp", ["-r", join(local, "small"), mountpoint]);
   if (copied.status !== 0) throw new Error(`cp: ${copied.stderr}`);
   umount();
@@ -174,126 +193,111 @@ function l2Bytes(): number {
 }
 
 async function diskHits(): Promise<void> {
-  const disk = repeated(dropCaches, () => sequentialRate(join(local, "big")));
   mount("--cache-l1-max", "64M", "--meta-ttl-ms", "600000");
-  const path = join(mountpoint, "big/big");
   const until = performance.now() + SETTLE_MAX_MS;
   // What was dropped because the queue was full comes with the next pass.
   for (let stored = 0; stored < bigBytes && performance.now() < until; stored = l2Bytes()) {
     dropCaches();
-    readAll(path);
+    readAll(ours);
     await Bun.sleep(500);
   }
-  row(
-    "disk cache hit, one stream, cold",
-    "MiB/s",
-    repeated(dropCaches, () => sequentialRate(path)),
-    "local file",
-    disk,
-    "1,126 or 70 %",
-  );
-  const localRandom = repeated(dropCaches, () => randomRate(join(local, "big")));
-  row(
-    "disk cache hit, random 4 KiB, cold",
-    "reads/s",
-    repeated(dropCaches, () => randomRate(path)),
-    "local file",
-    localRandom,
-    "",
-  );
+  const pair = (what: string, unit: string, measure: (path: string) => number, goal: string): void =>
+    compare(
+      what,
+      unit,
+      cold(() => measure(ours)),
+      "local file",
+      cold(() => measure(theirs)),
+      goal,
+    );
+  pair("disk cache hit, one stream, cold", "MiB/s", sequentialRate, "1,126 or 70 %");
+  pair("disk cache hit, random 4 KiB, cold", "reads/s", randomRate, "");
   umount();
 }
 
-/** A pass over everything by several programs at once: what staging is compared with. */
-function parallelRead(): number {
-  const list = [join(mountpoint, "big/big"), ...smallFiles(join(mountpoint, "small"))];
-  const command = `xargs -0 -P ${PARALLEL_READERS} -n 200 cat > /dev/null`;
-  return timed(() => {
-    const { status } = spawnSync("sh", ["-c", command], { input: list.join("\0") });
-    if (status !== 0) throw new Error("cat failed");
+function misses(): void {
+  const miss = (mode: string, measure: (path: string) => number): Side => ({
+    prepare: () => {
+      mount("--cache-mode", mode);
+      readdirSync(join(mountpoint, "big"));
+      dropCaches();
+    },
+    run: () => {
+      const rate = measure(ours);
+      umount();
+      return rate;
+    },
   });
+  compare("miss, random 4 KiB", "reads/s", miss("organic", randomRate), "bypass", miss("bypass", randomRate), "90 %");
+  compare("miss, one stream", "MiB/s", miss("organic", sequentialRate), "bypass", miss("bypass", sequentialRate), "90 %");
 }
 
-const LOCAL_GOAL = "95 %";
+/** Everything read by several programs at once: what staging is compared with. */
+function readInParallel(): void {
+  const list = [ours, ...smallFiles(join(mountpoint, "small"))];
+  const command = `xargs -0 -P ${PARALLEL_READERS} -n 200 cat > /dev/null`;
+  const { status } = spawnSync("sh", ["-c", command], { input: list.join("\0") });
+  if (status !== 0) throw new Error("cat failed");
+}
 
-function staged(): void {
+/** Returns the id of a pool that has everything. */
+function staging(): string {
   const totalMib = (bigBytes + fileCount * SMALL_BYTES) / MIB;
-  const plain = repeated(
-    () => {},
-    () => {
-      mount("--cache-mode", "bypass");
-      dropCaches();
-      const seconds = timed(() => {
-        parallelRead();
-      });
-      umount();
-      return totalMib / seconds;
-    },
-  );
   let pool = "";
-  const stage = repeated(
-    () => {
+  const stage: Side = {
+    prepare: () => {
       if (pool !== "") kiseki("stage", "--release-all", "--pool", pool, "--cache-dir", cacheDir);
       dropCaches();
     },
-    () => {
+    run: () => {
       const seconds = timed(() => {
         pool = kiseki("stage", "--dataset", "/", "--daemon", ...connection).trim();
       });
       return totalMib / seconds;
     },
-  );
-  row(`staging ${fileCount.toLocaleString("en")} small files and a large one`, "MiB/s", stage, `${PARALLEL_READERS} x cat`, plain, "80 %");
-  mount("-o", `pool_id=${pool}`);
-  const ours = join(mountpoint, "big/big");
-  const theirs = join(local, "big");
-  const both = (what: string, unit: string, measure: (path: string) => number, cold: boolean): void => {
-    const prepare = (path: string) => () => {
-      if (cold) dropCaches();
-      else readAll(path);
-    };
-    row(
-      what,
-      unit,
-      repeated(prepare(ours), () => measure(ours)),
-      "local file",
-      repeated(prepare(theirs), () => measure(theirs)),
-      LOCAL_GOAL,
-    );
   };
-  both("staged file, one stream, cold", "MiB/s", sequentialRate, true);
-  both("staged file, one stream, warm", "MiB/s", sequentialRate, false);
-  both("staged file, random 4 KiB, cold", "reads/s", randomRate, true);
-  both("staged file, random 4 KiB, warm", "reads/s", randomRate, false);
-  const mine = smallFiles(join(mountpoint, "small"));
-  const others = smallFiles(join(local, "small"));
-  row(
-    "small staged files, open+read+close, cold",
+  const read: Side = {
+    prepare: () => {
+      mount("--cache-mode", "bypass");
+      dropCaches();
+    },
+    run: () => {
+      const seconds = timed(readInParallel);
+      umount();
+      return totalMib / seconds;
+    },
+  };
+  compare(
+    `staging ${fileCount.toLocaleString("en")} small files and a large one`,
+    "MiB/s",
+    stage,
+    `${PARALLEL_READERS} x cat`,
+    read,
+    "80 %",
+  );
+  return pool;
+}
+
+function staged(pool: string): void {
+  mount("-o", `pool_id=${pool}`);
+  const pair = (what: string, unit: string, measure: (path: string) => number): void => {
+    const [mine, other] = [() => measure(ours), () => measure(theirs)];
+    compare(`${what}, cold`, unit, cold(mine), "local file", cold(other), "95 %");
+    compare(`${what}, warm`, unit, warm(ours, mine), "local file", warm(theirs, other), "95 %");
+  };
+  pair("staged file, one stream", "MiB/s", sequentialRate);
+  pair("staged file, random 4 KiB", "reads/s", randomRate);
+  const [mine, others] = [smallFiles(join(mountpoint, "small")), smallFiles(join(local, "small"))];
+  const what = "small staged files, open+read+close, cold";
+  compare(
+    what,
     "files/s",
-    repeated(dropCaches, () => smallRate(mine)),
+    cold(() => smallRate(mine)),
     "local files",
-    repeated(dropCaches, () => smallRate(others)),
+    cold(() => smallRate(others)),
     "60 %",
   );
   umount();
-}
-
-function misses(): void {
-  const missRate = (mode: string, measure: (path: string) => number): number =>
-    repeated(
-      () => {
-        mount("--cache-mode", mode);
-        readdirSync(join(mountpoint, "big"));
-        dropCaches();
-      },
-      () => {
-        const rate = measure(join(mountpoint, "big/big"));
-        umount();
-        return rate;
-      },
-    );
-  row("miss, random 4 KiB", "reads/s", missRate("organic", randomRate), "bypass", missRate("bypass", randomRate), "90 %");
-  row("miss, one stream", "MiB/s", missRate("organic", sequentialRate), "bypass", missRate("bypass", sequentialRate), "90 %");
 }
 
 try {
@@ -301,7 +305,7 @@ try {
   console.log("| what | unit | kiseki | beside | ratio | goal |\n|---|---|---:|---|---:|---|");
   await diskHits();
   misses();
-  staged();
+  staged(staging());
 } finally {
   spawnSync(KISEKI, ["umount", mountpoint]);
   for (const folder of [local, cacheDir]) rmSync(folder, { recursive: true, force: true });
