@@ -127,7 +127,7 @@ function printIndex(count: number): void {
   const turnover = Math.min(count, SAMPLES);
   const evictNs = time(turnover, (n) => {
     const from = Bun.nanoseconds();
-    eviction.onMiss(id(absent, n), BLOCK_BYTES);
+    eviction.onMiss(id(absent, n), BLOCK_BYTES, BLOCK_BYTES);
     eviction.admits(id(absent, n), BLOCK_BYTES);
     const victim = eviction.victim();
     index.remove(victim);

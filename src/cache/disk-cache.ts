@@ -179,7 +179,7 @@ export class DiskCache implements StagingDisk {
 
   /** `count` blocks were asked for that are not there. */
   onMiss(ref: ChunkRef, count: number): void {
-    if (this.#index.find(ref.id) < 0) this.#eviction.onMiss(ref.id, count * BLOCK_BYTES);
+    this.#eviction.onMiss(ref.id, count * BLOCK_BYTES, ref.bytes);
   }
 
   /** Keeps blocks that stand in pinned cells and don't change any more, if it can do so without delaying anybody. Never throws. */

@@ -113,24 +113,33 @@ export class Eviction implements ChunkIndexObserver {
     if (list !== WINDOW) this.#moveToLevel(slot, list, Math.min(Math.max(this.#levelOf(list), this.#round) + 1, this.#round + ROUNDS_MAX));
   }
 
-  /** `bytes` bytes of a chunk were asked for that are not in L2, whether they will be put there or not. */
-  onMiss(id: Uint8Array, bytes: number): void {
+  /**
+   * `bytes` bytes of a chunk were asked for that are not in L2, whether they will be put there or not. As with reads, so many misses as
+   * bring all of the chunk are one use.
+   * @param chunkBytes of the whole chunk
+   */
+  onMiss(id: Uint8Array, bytes: number, chunkBytes: number): void {
     if (this.#cacheBytes === 0) return;
-    let recent = this.#recent.find(id, this.#index.size);
-    if (recent === null) {
-      // Some of its other blocks may be there: then it has a level.
-      if (this.#index.find(id) !== NONE) {
-        this.#pass(bytes);
-        return;
-      }
+    const recent = this.#recent.find(id, this.#now);
+    if (recent !== null && recent.leftBytes > 0) {
+      recent.leftBytes -= bytes;
+      this.#onMissed(recent.near, bytes);
+    } else if (this.#index.find(id) !== NONE) {
+      // Some of its other blocks are there: it has a level.
+      this.#pass(bytes);
+    } else {
       const ghost = this.#ghosts.get(id);
       const rounds = ghost === null ? 0 : this.#roundsLeft(ghost.level);
       const near = ghost !== null && this.#isNear(ghost.time);
-      recent = this.#recent.set(id, this.#index.size, rounds, near);
+      this.#recent.set(id, { leftBytes: chunkBytes - bytes, since: this.#now, rounds, near });
       this.#remember(id, Math.min(rounds + 1, ROUNDS_MAX), this.#clock);
+      this.#onMissed(near, bytes);
     }
-    this.#resizeWindow(recent.near ? bytes : -bytes * LEAK);
-    if (!recent.near) this.#tick(bytes);
+  }
+
+  #onMissed(near: boolean, bytes: number): void {
+    this.#resizeWindow(near ? bytes : -bytes * LEAK);
+    if (!near) this.#tick(bytes);
     this.#pass(bytes);
   }
 
@@ -144,22 +153,19 @@ export class Eviction implements ChunkIndexObserver {
   /** There is no room for `bytes` bytes of this chunk: are they worth more than what would have to go? Asked after `onMiss`. */
   admits(id: Uint8Array, bytes: number): boolean {
     this.#full();
-    const chunks = this.#index.size;
-    let recent = this.#recent.find(id, chunks);
+    let recent = this.#recent.find(id, this.#now);
     if (recent === null) {
       const slot = this.#index.find(id);
-      if (slot !== NONE) return this.#mayGrow(slot, bytes);
-      const ghost = this.#ghosts.get(id);
-      recent = this.#recent.set(id, chunks, ghost === null ? 0 : Math.max(0, this.#roundsLeft(ghost.level) - 1), false);
+      const mark = slot === NONE ? 0 : this.#index.mark(slot);
+      const list = (mark & LIST_MASK) - 1;
+      // More blocks of a chunk that is there: at the expense of lesser ones, as far as it has shown its worth.
+      if (list === WINDOW && ((mark >>> READS_SHIFT) & READS_MASK) > 0) return true;
+      if (slot !== NONE && list !== WINDOW) return list < 0 || this.#bytesBelow(this.#levelOf(list)) >= bytes;
+      const rounds = this.#roundsBefore(id);
+      recent = this.#recent.set(id, { leftBytes: 0, since: this.#now, rounds, near: false });
     }
     recent.verdict ??= this.#judge(recent.rounds, recent.near, bytes);
     return recent.verdict !== "refused";
-  }
-
-  /** More blocks of a chunk that is there come in at the expense of lesser ones. */
-  #mayGrow(slot: number, bytes: number): boolean {
-    const list = (this.#index.mark(slot) & LIST_MASK) - 1;
-    return list < 0 || list === WINDOW || this.#bytesBelow(this.#levelOf(list)) >= bytes;
   }
 
   #judge(rounds: number, near: boolean, bytes: number): "main" | "window" | "refused" {
@@ -193,17 +199,14 @@ export class Eviction implements ChunkIndexObserver {
   onAdd(slot: number): void {
     if (this.#index.pinned(slot)) return;
     const id = this.#index.id(slot);
-    const recent = this.#recent.find(id, this.#index.size);
-    const ghost = this.#ghosts.get(id);
+    const recent = this.#recent.find(id, this.#now);
+    const rounds = recent?.rounds ?? this.#roundsBefore(id);
     this.#ghosts.delete(id);
     if (this.#cacheBytes > 0) this.#ghosts.growTowards(this.#index.size * GHOSTS_PER_CHUNK);
     this.#index.setMark(slot, makeMark(NONE, 0, 0, this.#clock));
-    if (recent?.verdict === "window") {
-      this.#append(slot, WINDOW);
-      return;
-    }
-    const rounds = recent?.rounds ?? (ghost === null ? 0 : Math.max(0, this.#roundsLeft(ghost.level) - 1));
-    this.#appendToLevel(slot, this.#round + Math.min(rounds + 1, ROUNDS_MAX));
+    // Also what nobody asked for, because a victim was larger than what came in for it.
+    if (this.#cacheBytes > 0 && recent?.verdict !== "main") this.#append(slot, WINDOW);
+    else this.#appendToLevel(slot, this.#round + Math.min(rounds + 1, ROUNDS_MAX));
   }
 
   onRemove(slot: number): void {
@@ -211,6 +214,8 @@ export class Eviction implements ChunkIndexObserver {
     const list = (mark & LIST_MASK) - 1;
     if (list < 0) return;
     this.#unlink(slot, list);
+    // Emptied: there is room for everything again.
+    if (this.#totalBytes === 0) this.#cacheBytes = 0;
     const rounds = list === WINDOW ? ((mark >>> READS_SHIFT) & READS_MASK) + 1 : this.#levelOf(list) - this.#round;
     this.#remember(this.#index.id(slot), Math.min(Math.max(rounds, 1), ROUNDS_MAX), mark >>> TIME_SHIFT);
   }
@@ -228,6 +233,11 @@ export class Eviction implements ChunkIndexObserver {
     } else if (list >= 0) {
       this.#unlink(slot, list);
     }
+  }
+
+  /** In rounds. */
+  get #now(): number {
+    return this.#round + this.#roundPart;
   }
 
   /** Notes how much fits. */
@@ -272,6 +282,12 @@ export class Eviction implements ChunkIndexObserver {
   #roundsLeft(level: number): number {
     const ahead = (level - this.#round) & (LEVELS - 1);
     return ahead <= ROUNDS_MAX ? ahead : 0;
+  }
+
+  /** Rounds that a chunk had before it when its present use began: the last one was noted already. */
+  #roundsBefore(id: Uint8Array): number {
+    const ghost = this.#ghosts.get(id);
+    return ghost === null ? 0 : Math.max(0, this.#roundsLeft(ghost.level) - 1);
   }
 
   #remember(id: Uint8Array, rounds: number, time: number): void {

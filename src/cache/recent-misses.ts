@@ -1,14 +1,20 @@
 /**
  * The chunks that were missed last. A reader comes through a chunk in several requests, all of them misses as long as the chunk is
- * not put into L2: they are one use of it, and get one answer.
+ * not put into L2: as many as bring all of its bytes are one use of it, and get one answer.
  */
 
 /** Chunks that readers come through at the same time, about. */
-const SLOTS_MAX = 256;
+const SLOTS = 256;
+/** Part of a round after which a chunk that was not missed as a whole is used anew. */
+const PATIENCE = 1 / 4;
 
 export interface RecentMiss {
   /** Id bits; 0: none. */
   tag: number;
+  /** Bytes of the chunk that can still be missed in this use of it. */
+  leftBytes: number;
+  /** In rounds. */
+  since: number;
   /** Rounds that the chunk had before it when this use of it began. */
   rounds: number;
   /** It was used so shortly before that a plain LRU of this size would have it. */
@@ -18,26 +24,27 @@ export interface RecentMiss {
 }
 
 export class RecentMisses {
-  readonly #slots: RecentMiss[] = Array.from({ length: SLOTS_MAX }, () => ({ tag: 0, rounds: 0, near: false, verdict: null }));
+  readonly #slots: RecentMiss[] = Array.from({ length: SLOTS }, () => ({
+    tag: 0,
+    leftBytes: 0,
+    since: 0,
+    rounds: 0,
+    near: false,
+    verdict: null,
+  }));
 
-  /** @param chunks how many chunks the cache holds: a small one sees the same chunk again after few others, and that is another use. */
-  find(id: Uint8Array, chunks: number): RecentMiss | null {
-    const slot = this.#slot(id, chunks);
-    return slot.tag === tagOf(id) ? slot : null;
+  /** The use of a chunk that goes on. @param now in rounds */
+  find(id: Uint8Array, now: number): RecentMiss | null {
+    const slot = this.#slot(id);
+    return slot.tag === tagOf(id) && now - slot.since < PATIENCE ? slot : null;
   }
 
-  set(id: Uint8Array, chunks: number, rounds: number, near: boolean): RecentMiss {
-    const slot = this.#slot(id, chunks);
-    slot.tag = tagOf(id);
-    slot.rounds = rounds;
-    slot.near = near;
-    slot.verdict = null;
-    return slot;
+  set(id: Uint8Array, use: Omit<RecentMiss, "tag" | "verdict">): RecentMiss {
+    return Object.assign(this.#slot(id), use, { tag: tagOf(id), verdict: null });
   }
 
-  #slot(id: Uint8Array, chunks: number): RecentMiss {
-    const slots = Math.min(SLOTS_MAX, Math.max(1, chunks >>> 4));
-    return this.#slots[(((id[28] as number) << 8) | (id[29] as number)) % slots] as RecentMiss;
+  #slot(id: Uint8Array): RecentMiss {
+    return this.#slots[id[28] as number] as RecentMiss;
   }
 }
 

@@ -3,13 +3,13 @@
  */
 
 /** 32-bit words of one record: 64 bytes, one cache line, so that a lookup that ends in a record costs one miss for all of it. */
-export const RECORD_WORDS = 16;
+const RECORD_WORDS = 16;
 /** 16,384 records a page: 1 MiB, which the kernel brings zeroed and only as it is touched; the array objects of ten million fit the processor's caches. */
 const PAGE_SHIFT = 14;
 const PAGE_SLOTS = 1 << PAGE_SHIFT;
 const PAGE_MASK = PAGE_SLOTS - 1;
 /** Slots at most: what 26 bits of a hash table's entry can name, less one. 64 Mi blocks of 64 KiB are 4 TiB. */
-export const SLOTS_MAX = 2 ** 26 - 1;
+const SLOTS_MAX = 2 ** 26 - 1;
 const NONE = -1;
 /** Word that chains free records. A record's owner sets all its words anew. */
 const NEXT_FREE = 0;

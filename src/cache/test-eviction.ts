@@ -23,7 +23,7 @@ export interface Outcome {
 export type Policy = (trace: Trace) => Outcome;
 
 /** Random numbers from 0 to 1, the same each time (mulberry32). */
-export function randomNumbers(seed: number): () => number {
+function randomNumbers(seed: number): () => number {
   let state = seed;
   return () => {
     state = (state + 0x6d2b79f5) | 0;
@@ -171,7 +171,7 @@ export class SimulatedPool {
         continue;
       }
       hit = false;
-      if (slot < 0) this.eviction.onMiss(id, requestBytes);
+      this.eviction.onMiss(id, requestBytes, bytes);
       this.#insert(id, bytes, first, count, requestBytes);
     }
     return hit;
@@ -182,8 +182,7 @@ export class SimulatedPool {
     if (there >= 0) this.index.hold(there);
     let room = true;
     while (room && this.index.totalBytes + requestBytes > this.capacityBytes) {
-      if (there < 0 && !this.eviction.admits(id, bytes)) return;
-      const victim = this.eviction.victim();
+      const victim = this.eviction.admits(id, requestBytes) ? this.eviction.victim() : -1;
       if (victim < 0) room = false;
       else this.index.remove(victim);
     }
