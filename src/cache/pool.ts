@@ -13,7 +13,7 @@
  * The owner uses every file in it through its path, and stops doing so before close(): then all is overwritten with zeros and unlinked.
  */
 import { randomBytes } from "node:crypto";
-import { closeSync, constants, lstatSync, mkdirSync, openSync, readdirSync, renameSync } from "node:fs";
+import { closeSync, constants, lstatSync, mkdirSync, openSync, readdirSync, renameSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { setImmediate } from "node:timers/promises";
 import { tryLock } from "../../ffi/libc/flock.ts";
@@ -84,11 +84,19 @@ export class Pool {
         renameSync(aside, path);
         return fd;
       } catch (error) {
+        rmSync(aside, { recursive: true, force: true });
         closeSync(fd);
         throw error;
       }
     });
-    return Pool.#owned(folder, path, id, lockFd, record, limits);
+    try {
+      return Pool.#owned(folder, path, id, lockFd, record, limits);
+    } catch (error) {
+      // Nothing was written into it yet.
+      rmSync(path, { recursive: true, force: true });
+      closeSync(lockFd);
+      throw error;
+    }
   }
 
   /**

@@ -25,7 +25,7 @@ import { NodeClient } from "../transport/node-client.ts";
 import type { NodeClientOptions } from "../transport/node-client-options.ts";
 import { VERSION } from "../version.ts";
 import type { MountJob } from "./mount-process.ts";
-import { adoptedPoolPath, destroyPool, openPool, type PoolUser } from "./open-pool.ts";
+import { adoptedPoolPath, closePool, destroyPool, openPool, type PoolUser } from "./open-pool.ts";
 
 /** A request that no node has answered by then fails with EIO: long enough for a node's restart, short enough not to hang a job. */
 const REQUEST_TIMEOUT_MS = 30_000;
@@ -82,7 +82,16 @@ export async function openClient(job: ClientJob, user: PoolUser, hooks: ClientHo
   const node = new NodeClient({ ...link, role: "meta", logger: log, ...hooks, onRevoked: () => lifecycle?.revoke() });
   const cleanups: (() => Promise<void> | void)[] = [() => node.close()];
   const close = async (): Promise<void> => {
-    for (const cleanup of cleanups.splice(0).reverse()) await cleanup();
+    const failures: unknown[] = [];
+    // Each gets its turn: whatever fails, the pool is wiped, and the keys are.
+    for (const cleanup of cleanups.splice(0).reverse()) {
+      try {
+        await cleanup();
+      } catch (error) {
+        failures.push(error);
+      }
+    }
+    if (failures.length > 0) throw failures[0];
   };
   try {
     const adopted = adoptedPoolPath(job);
@@ -93,7 +102,7 @@ export async function openClient(job: ClientJob, user: PoolUser, hooks: ClientHo
     const opened = await openPolicy(node, config, adopted, log);
     const settings = applyPolicy(opened, config, log);
     const pool = await openPool({ ...job, policy: opened.policy, settings }, user);
-    cleanups.push(async () => void (await pool?.close({ wipe: true })));
+    if (pool !== null) cleanups.push(() => closePool(pool, log));
     if (pool !== null) rememberPolicy(pool.path, opened, log);
     const keys = await openKeys(node, credentials.kek, pool);
     cleanups.push(() => keys.wipe());

@@ -7,6 +7,7 @@ import { CONTROL_SOCKET } from "../cache/control/control.ts";
 import type { CacheSettings } from "../cache/policy.ts";
 import { Pool, type PoolOwner } from "../cache/pool.ts";
 import type { SpaceLimits } from "../cache/space.ts";
+import { logWipe } from "../cache/wipe.ts";
 import type { ClientConfig } from "../config/mount-config.ts";
 import type { Credentials } from "../crypto/credentials.ts";
 import type { Logger } from "../log.ts";
@@ -80,9 +81,22 @@ export async function destroyPool({ config, credentials, log }: Pick<PoolJob, "c
       { maxBytes: 0, nodeLimitBytes: () => 0 },
       askForPool,
     );
-    await pool.close({ wipe: true });
+    await closePool(pool, log);
   } catch (error) {
     log.warn({ err: error }, `cache pool ${config.cachePoolId} of a tenant that was shredded could not be deleted`);
+  }
+}
+
+/** Overwrites and deletes a pool that is used no more. The log is told how far that is, and of what could not be deleted. Never rejects. */
+export async function closePool(pool: Pool, log: Logger): Promise<void> {
+  try {
+    const report = await pool.close({ wipe: true, onProgress: logWipe(log, "wiping the disk cache") });
+    if (report === null) return;
+    const { files, bytes, failed, faults } = report;
+    if (failed === 0) log.info({ pool: pool.id, files, bytes }, "the disk cache is wiped");
+    else log.error({ pool: pool.id, failed, faults }, `${failed} files of the disk cache could not be wiped: kiseki scrub will try again`);
+  } catch (error) {
+    log.error({ err: error, pool: pool.id }, "the disk cache could not be wiped: kiseki scrub will try again");
   }
 }
 
