@@ -45,13 +45,15 @@ function pidOf(path: string): number {
 
 const newCacheDir = () => join(tempFolder("cache-"), "cache");
 
-test.each([
+const ENDS: readonly [string, (path: string) => unknown][] = [
   ["kiseki umount", (path: string) => kiseki(["umount", path])],
   ["umount", (path: string) => runOk("umount", [path])],
   ["fusermount3 -u", (path: string) => runOk("fusermount3", ["-u", path])],
   ["SIGTERM", (path: string) => process.kill(pidOf(path), "SIGTERM")],
   ["SIGINT", (path: string) => process.kill(pidOf(path), "SIGINT")],
-] as const)("after %s nothing of the pool is left", async (_, end) => {
+];
+
+test.each(ENDS)("after %s nothing of the pool is left", async (_, end) => {
   const cacheDir = newCacheDir();
   const path = await cachingMount(cacheDir);
   await end(path);
