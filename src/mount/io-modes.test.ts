@@ -67,7 +67,9 @@ function setup() {
   const modes = new IoModes(
     kernel,
     nodes,
-    (ino, edition) => outdated.push(`${ino}.${edition}`),
+    async (ino, edition) => {
+      outdated.push(`${ino}.${edition}`);
+    },
     () => clock.nowMs,
   );
   let nextHandle = 1;

@@ -57,8 +57,9 @@ function isWriting(flags: number): boolean {
 export class IoModes {
   readonly #ids: BackingIds;
   readonly #nodes: NodeNumbers;
-  readonly #onOutdated: (ino: number, edition: number) => void;
+  readonly #onOutdated: (ino: number, edition: number) => Promise<void>;
   readonly #nowMs: () => number;
+  #lettingGo: Promise<void> | null = null;
   /** Handles that are open in the ordinary way, by inode: all of the current node. */
   readonly #ordinary = new Map<number, number>();
   /** Nodes that are open by passthrough, current ones and older ones. */
@@ -69,11 +70,11 @@ export class IoModes {
   /** The last open of a thread, while it was refused: it should come again, by another node number. */
   readonly #refused = new Map<number, { ino: number; atMs: number }>();
 
-  /** `onOutdated`: what the kernel knows of a file by the number with this edition can be outdated from now on. */
+  /** `onOutdated`: what the kernel knows of a file by the number with this edition is outdated. Resolves when it has let go of that. */
   constructor(
     ids: BackingIds,
     nodes: NodeNumbers,
-    onOutdated: (ino: number, edition: number) => void = () => {},
+    onOutdated: (ino: number, edition: number) => Promise<void> = () => Promise.resolve(),
     nowMs: () => number = () => performance.now(),
   ) {
     this.#ids = ids;
@@ -130,8 +131,20 @@ export class IoModes {
     if (reading === undefined || (!isWriting(flags) && backing === reading.file)) return false;
     if (!this.#nodes.canMove(ino)) throw new FsError("EBUSY");
     this.#nodes.move(ino);
-    this.#onOutdated(ino, edition);
+    this.#letGo(ino, edition);
     return true;
+  }
+
+  #letGo(ino: number, edition: number): void {
+    const lettingGo: Promise<void> = Promise.all([this.#lettingGo, this.#onOutdated(ino, edition)]).then(() => {
+      if (this.#lettingGo === lettingGo) this.#lettingGo = null;
+    });
+    this.#lettingGo = lettingGo;
+  }
+
+  /** Resolves when the kernel has let go of what is outdated so far: answers that make something outdated wait for it. Null: nothing is. */
+  get lettingGo(): Promise<void> | null {
+    return this.#lettingGo;
   }
 
   #reading(ino: number, edition: number): Reading | undefined {
@@ -197,7 +210,7 @@ export class IoModes {
   /** Attributes were changed by the number with this edition: what the kernel has cached by the current one can be outdated. */
   changed(ino: number, edition: number): void {
     const current = this.#nodes.edition(ino);
-    if (edition !== current) this.#onOutdated(ino, current);
+    if (edition !== current) this.#letGo(ino, current);
   }
 
   /** The handle is closed. */

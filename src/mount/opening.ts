@@ -1,7 +1,7 @@
 /** The operations that open and close files: where the kernel can read by itself, it must be told how (see io-modes.ts). */
 import * as k from "../../ffi/libfuse3/kernel.ts";
 import type { Attr, MaybePromise, Opened } from "../fs/vfs.ts";
-import type { OpenRequest } from "./io-modes.ts";
+import type { IoModes, OpenRequest } from "./io-modes.ts";
 import type { OperationContext } from "./operations.ts";
 import { BODY } from "./requests.ts";
 
@@ -21,8 +21,14 @@ export function openFile(context: OperationContext): MaybePromise<OpenedNode> {
     return opened instanceof Promise ? opened.then(plain) : plain(opened);
   }
   const asked: OpenRequest = { ino, edition: request.edition, flags, pid: request.pid };
-  const isStray = modes.isStray(asked);
-  const enter = (opened: Opened): MaybePromise<OpenedNode> => entered(context, ino, opened, () => modes.enter(asked, isStray, opened));
+  let isStray: boolean;
+  try {
+    isStray = modes.isStray(asked);
+  } catch (error) {
+    return refuse(modes, error);
+  }
+  const enter = (opened: Opened): MaybePromise<OpenedNode> =>
+    entered(context, modes, ino, opened, () => modes.enter(asked, isStray, opened));
   const opened = vfs.open(who, ino, flags);
   return opened instanceof Promise ? opened.then(enter) : enter(opened);
 }
@@ -34,7 +40,9 @@ export async function createFile(context: OperationContext): Promise<OpenedNode 
   const flags = request.u32(BODY + at.flags);
   const { attr, opened } = await vfs.create(who, request.ino, request.lastName(BODY + at.SIZE), request.u32(BODY + at.mode), flags);
   if (modes === null) return { attr, ...plain(opened) };
-  return { attr, ...(await entered(context, attr.ino, opened, () => modes.enterFound(attr.ino, flags, opened))) };
+  const node = await entered(context, modes, attr.ino, opened, () => modes.enterFound(attr.ino, flags, opened));
+  await modes.lettingGo;
+  return { attr, ...node };
 }
 
 function plain(opened: Opened): OpenedNode {
@@ -42,16 +50,22 @@ function plain(opened: Opened): OpenedNode {
 }
 
 /** What can't be open in this way is closed again. */
-function entered({ vfs }: OperationContext, ino: number, opened: Opened, enter: () => number): MaybePromise<OpenedNode> {
+function entered({ vfs }: OperationContext, modes: IoModes, ino: number, opened: Opened, enter: () => number): MaybePromise<OpenedNode> {
   try {
     return { opened, backingId: enter() };
   } catch (error) {
     const released = vfs.release(ino, opened.handle);
-    if (!(released instanceof Promise)) throw error;
-    return released.then(() => {
-      throw error;
-    });
+    return released instanceof Promise ? released.then(() => refuse(modes, error)) : refuse(modes, error);
   }
+}
+
+/** The program goes on, by another number, when the kernel has let go of what it knows by the old one. */
+function refuse(modes: IoModes, error: unknown): Promise<never> {
+  const { lettingGo } = modes;
+  if (lettingGo === null) throw error;
+  return lettingGo.then(() => {
+    throw error;
+  });
 }
 
 export function releaseFile({ vfs, request, modes }: OperationContext): MaybePromise<void> {

@@ -103,10 +103,11 @@ function setattr({ vfs, request, caller, modes }: OperationContext): MaybePromis
   const handle = valid & k.FATTR_FH ? request.u64(BODY + k.fuse_setattr_in.fh) : null;
   const changed = vfs.setattr(who, ino, setattrChange(request), handle);
   if (modes === null) return changed;
-  return after(changed, (attr) => {
+  const settle = (attr: Attr): MaybePromise<Attr> => {
     modes.changed(ino, edition);
-    return attr;
-  });
+    return modes.lettingGo?.then(() => attr) ?? attr;
+  };
+  return changed instanceof Promise ? changed.then(settle) : settle(changed);
 }
 
 /** rename(2) comes as FUSE_RENAME, renameat2(2) with flags as FUSE_RENAME2, which has a larger struct. */

@@ -343,3 +343,18 @@ test("an image that can't be opened, or lies where the kernel doesn't read, cost
     fs.rmSync(stack, { recursive: true });
   }
 });
+
+test("without the privilege that the kernel wants, as in a container, files are read in the ordinary way", async () => {
+  // Root of a user namespace may mount, and see nothing else of this machine's root.
+  const path = fs.mkdtempSync("/tmp/kiseki-mount-");
+  await using mount = await Mounted.start({ passthrough: true }, path, {}, ["unshare", "--user", "--map-root-user", "--mount"]);
+  const inside = `/proc/${mount.child.pid}/root${path}/file`;
+  fs.writeFileSync(inside, "from the server");
+  fs.writeFileSync(`${path}.image`, "from the image.");
+  await mount.ask({ do: "image", name: "file", path: `${path}.image` });
+  for (let i = 0; i < 3; i++) expect(fs.readFileSync(inside, "utf8")).toBe("from the server");
+  expect((await mount.ask({ do: "unused" })).unused).toBe(true);
+  mount.child.kill("SIGKILL");
+  expect(await mount.log).toContain("passthrough");
+  fs.rmSync(`${path}.image`);
+});

@@ -80,7 +80,7 @@ export async function runMount(vfs: Vfs, options: MountOptions): Promise<void> {
 
 async function serveUntilEnd(session: FuseSession, mountpoint: string, options: MountOptions): Promise<void> {
   const notifier = new Notifier(session.fd, session.nodes, options.log);
-  session.onOutdated = (ino, edition) => void notifier.invalidateNode(ino, edition);
+  session.onOutdated = (ino, edition) => notifier.invalidateNode(ino, edition);
   const stopping = new AbortController();
   try {
     session.onStarted = () => {

@@ -62,8 +62,8 @@ export class FuseSession implements RequestSource, Disposable {
   onStarted: (() => void) | null = null;
   #ended = false;
   #closed = false;
-  /** Called when what the kernel has cached of a file, by the number with this edition, can be outdated. */
-  onOutdated: ((ino: number, edition: number) => void) | null = null;
+  /** Called when what the kernel has cached of a file, by the number with this edition, is outdated; resolves when it has let go of it. */
+  onOutdated: ((ino: number, edition: number) => Promise<void>) | null = null;
 
   /** `args` as libfuse takes them, the program's name first. Throws an Error when it refuses them. */
   constructor(library: Libfuse, vfs: Vfs, args: readonly string[], settings: SessionSettings, log: MountLog) {
@@ -173,7 +173,7 @@ export class FuseSession implements RequestSource, Disposable {
   #start(length: number): void {
     const { passthrough } = answerInit(this.#fd, this.#request, this.#wishes, () => this.#session.process(length));
     if (passthrough) {
-      const outdated = (ino: number, edition: number): void => this.onOutdated?.(ino, edition);
+      const outdated = (ino: number, edition: number): Promise<void> => this.onOutdated?.(ino, edition) ?? Promise.resolve();
       this.#context.modes = new IoModes(new BackingTable(this.#fd, this.#log), this.nodes, outdated);
     }
     this.onStarted?.();

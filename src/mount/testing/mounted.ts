@@ -23,13 +23,14 @@ export class Mounted implements AsyncDisposable {
     this.#stderr = new Response(child.stderr).text();
   }
 
-  /** Throws the server's own failure line as an Error. */
+  /** `wrapper`: a command before the server's. Throws the server's own failure line as an Error. */
   static async start(
     options: Record<string, unknown> = {},
     path = mkdtempSync(join(tmpdir(), "kiseki-mount-")),
     env: Record<string, string> = {},
+    wrapper: readonly string[] = [],
   ): Promise<Mounted> {
-    const mounted = new Mounted(path, spawn(path, options, env));
+    const mounted = new Mounted(path, spawn(path, options, env, wrapper));
     const line = await Promise.race([mounted.line(), Bun.sleep(START_PATIENCE_MS).then(() => ({}))]);
     if ("ready" in line) return mounted;
     await mounted[Symbol.asyncDispose]();
@@ -74,9 +75,9 @@ export class Mounted implements AsyncDisposable {
   }
 }
 
-function spawn(path: string, options: Record<string, unknown>, env: Record<string, string>): Mounted["child"] {
+function spawn(path: string, options: Record<string, unknown>, env: Record<string, string>, wrapper: readonly string[]): Mounted["child"] {
   const server = join(import.meta.dir, "server.ts");
-  const command = [process.execPath, server, path, JSON.stringify(options)];
+  const command = [...wrapper, process.execPath, server, path, JSON.stringify(options)];
   return Bun.spawn(command, { stdin: "pipe", stdout: "pipe", stderr: "pipe", env: { ...process.env, ...env } });
 }
 
