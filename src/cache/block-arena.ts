@@ -32,6 +32,9 @@ export class BlockArena {
   readonly #pins: Uint16Array;
   readonly #chunkOf: (CachedChunk | null)[];
   readonly #blockOf: Uint8Array;
+  /** When a cached block was published, in calls of forgetStale. */
+  readonly #age: Uint32Array;
+  #now = 0;
   /** LRU list of cells that are cached and not pinned; both ends at index cellCount. */
   readonly #next: Int32Array;
   readonly #previous: Int32Array;
@@ -53,6 +56,7 @@ export class BlockArena {
     this.#pins = new Uint16Array(this.cellCount);
     this.#chunkOf = new Array(this.cellCount).fill(null);
     this.#blockOf = new Uint8Array(this.cellCount);
+    this.#age = new Uint32Array(this.cellCount);
     this.#next = new Int32Array(this.cellCount + 1).fill(this.cellCount);
     this.#previous = new Int32Array(this.cellCount + 1).fill(this.cellCount);
   }
@@ -147,6 +151,7 @@ export class BlockArena {
     this.#cached++;
     this.#chunkOf[cell] = chunk;
     this.#blockOf[cell] = block;
+    this.#age[cell] = this.#now;
   }
 
   #takeOne(): number {
@@ -177,6 +182,22 @@ export class BlockArena {
       }
     }
     return count;
+  }
+
+  /** A pinned cell is not to be found any more: its holder is the last one to read it. Nothing happens where it is not cached. */
+  forget(cell: number): void {
+    if (this.#pins[cell] === 0) throw new Error(`arena: cell ${cell} is forgotten by nobody who holds it`);
+    if (this.#chunkOf[cell] !== null) this.#forget(cell);
+  }
+
+  /** Forgets what was published before the last call of this and is not pinned. */
+  forgetStale(): void {
+    for (let cell = 0; cell < this.#untouched; cell++) {
+      if (this.#chunkOf[cell] === null || this.#pins[cell] !== 0 || this.#age[cell] === this.#now) continue;
+      this.#evict(cell);
+      this.#free.push(cell);
+    }
+    this.#now++;
   }
 
   #evict(cell: number): void {

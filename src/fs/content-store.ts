@@ -34,6 +34,9 @@ export interface BroughtBlocks {
 /** Blocks in one request to the node: 1 MiB keeps several requests of one stream in flight without holding many cells. */
 const FETCH_BLOCKS_MAX = 16;
 
+/** In bypass, what was read ahead and not read stays between once and twice this long. */
+const UNREAD_MS = 1_000;
+
 export class ContentStore {
   readonly arena: BlockArena;
   readonly #transfer: ChunkTransfer;
@@ -45,6 +48,7 @@ export class ContentStore {
   readonly #ahead: Uint8Array;
   readonly #fetching = new Map<string, Promise<void>>();
   #wipes = 0;
+  #forgetTimer: ReturnType<typeof setTimeout> | null = null;
   readonly #uploads = new Set<Promise<ChunkSource>>();
   /** Cells that hold bytes which the node does not have yet. */
   dirtyCells = 0;
@@ -104,13 +108,14 @@ export class ContentStore {
 
   /** Brings blocks and pins them; of those that another reader was fetching already, some may be missing. `fresh`: from the node, past the cache, and not left in it (O_DIRECT). */
   async bring(wants: readonly BlockWant[], fresh: boolean): Promise<BroughtBlocks> {
-    const cached = this.#caches && !fresh;
+    // Without a cache there is what was read ahead.
+    const shared = !fresh;
     const blocks = runsOf(wants).flatMap(({ source, first, count }) =>
       Array.from({ length: count }, (_, i) => ({ source, block: first + i })),
     );
     // Read-ahead may be bringing some of them: wait for it, then ask for what is still missing.
-    if (cached) for (const { source, block } of blocks) await this.#fetching.get(blockKey(source, block))?.catch(() => undefined);
-    const find = ({ source, block }: BlockWant): number => (cached ? this.arena.find(source.key, block) : -1);
+    if (shared) for (const { source, block } of blocks) await this.#fetching.get(blockKey(source, block))?.catch(() => undefined);
+    const find = ({ source, block }: BlockWant): number => (shared ? this.arena.find(source.key, block) : -1);
     const cells = new Map<string, number>();
     const release = (): void => {
       for (const cell of cells.values()) this.arena.unpin(cell);
@@ -127,7 +132,7 @@ export class ContentStore {
     const joined: Promise<void>[] = [];
     for (const want of blocks) {
       const cell = find(want);
-      const fetching = cell < 0 && cached ? this.#fetching.get(blockKey(want.source, want.block)) : undefined;
+      const fetching = cell < 0 && shared ? this.#fetching.get(blockKey(want.source, want.block)) : undefined;
       if (cell >= 0) {
         this.arena.pin(cell);
         cells.set(blockKey(want.source, want.block), cell);
@@ -144,7 +149,7 @@ export class ContentStore {
       own.forEach((cell, i) => {
         cells.set(blockKey(run.source, run.first + i), cell);
       });
-      return this.#fetchRun(run, own, cached);
+      return this.#fetchRun(run, own, this.#caches && !fresh);
     });
     this.arena.unpinAll(spare);
     // Every one of them has to be over before the cells may be given back.
@@ -154,27 +159,29 @@ export class ContentStore {
     throw toFsError(failed.reason, "fetching a chunk");
   }
 
-  /** Fetches blocks into pinned cells, and makes them findable when `cache` is set. The cells stay the caller's. */
-  async #fetchRun({ source, first, count }: Run, cells: readonly number[], cache: boolean): Promise<void> {
+  /** Fetches blocks into pinned cells, and makes them findable when `publish` is set. The cells stay the caller's. */
+  async #fetchRun({ source, first, count }: Run, cells: readonly number[], publish: boolean): Promise<void> {
     const { ref } = source;
-    const fetching = cache ? this.#tiers.read(ref, first, cells) : this.#tiers.readFresh(ref, first, cells);
+    const fetching = publish && this.#caches ? this.#tiers.read(ref, first, cells) : this.#tiers.readFresh(ref, first, cells);
     const wipes = this.#wipes;
     for (const cell of cells) this.#ahead[cell] = 0;
-    if (cache) for (let i = 0; i < count; i++) this.#fetching.set(blockKey(source, first + i), fetching);
+    if (publish) for (let i = 0; i < count; i++) this.#fetching.set(blockKey(source, first + i), fetching);
     try {
       await fetching;
-      if (!cache || wipes !== this.#wipes) return;
+      if (!publish || wipes !== this.#wipes) return;
       cells.forEach((cell, i) => {
         this.arena.publish(cell, source.key, first + i, blockCount(source.ref.bytes));
       });
     } finally {
-      if (cache) for (let i = 0; i < count; i++) this.#fetching.delete(blockKey(source, first + i));
+      if (publish) for (let i = 0; i < count; i++) this.#fetching.delete(blockKey(source, first + i));
     }
   }
 
-  /** Starts bringing bytes [start, end) of a chunk into the cache, if there is memory for it now. Failures are the reader's to meet. */
+  /**
+   * Starts bringing bytes [start, end) of a chunk, if there is memory for it now. Failures are the reader's to meet. Where nothing is
+   * cached, they stay until they are read, or for a short time.
+   */
   readAhead(source: ChunkSource, start: number, end: number): void {
-    if (!this.#caches) return;
     const last = Math.ceil(Math.min(end, source.ref.bytes) / BLOCK_BYTES);
     const wants: BlockWant[] = [];
     for (let block = Math.floor(start / BLOCK_BYTES); block < last; block++) {
@@ -188,7 +195,22 @@ export class ContentStore {
       const fetch = this.#fetchRun(run, cells, true);
       for (const cell of cells) this.#ahead[cell] = 1;
       fetch.catch(() => undefined).finally(() => this.arena.unpinAll(cells));
+      if (!this.#caches) this.#forgetUnread();
     }
+  }
+
+  /** Where nothing is cached, what was read ahead and then not read goes after a while. */
+  #forgetUnread(): void {
+    this.#forgetTimer ??= setTimeout(() => {
+      this.#forgetTimer = null;
+      this.arena.forgetStale();
+      if (this.arena.cachedCount > 0) this.#forgetUnread();
+    }, UNREAD_MS).unref();
+  }
+
+  /** A reader has read a block to its end: where nothing is cached, nobody else is to find it. The reader has it pinned. */
+  onReadToEnd(cell: number): void {
+    if (!this.#caches) this.arena.forget(cell);
   }
 
   /** A reader has found its block in L1. The first time after read-ahead is none: that block was counted where it came from. */

@@ -58,6 +58,8 @@ export class FileReader {
     const pinned: number[] = [];
     const missing: BlockWant[] = [];
     const found: number[] = [];
+    /** Cells of which the last byte is read. */
+    const ended: number[] = [];
     for (const { region, start, end } of regionSpans(offset, length)) {
       if (!content.isRegionKnown(region) && !content.isDirtyThroughout(region, start, end)) {
         arena.unpinAll(pinned);
@@ -96,6 +98,7 @@ export class FileReader {
             arena.pin(cell);
             pinned.push(cell);
             pieces.push(arena.bytes(cell).subarray(within, within + count));
+            if (within + count === BLOCK_BYTES || position + count === source.ref.bytes) ended.push(cell);
           }
           position += count;
         }
@@ -106,6 +109,7 @@ export class FileReader {
       return missing;
     }
     for (const cell of found) this.#store.countHit(cell);
+    for (const cell of ended) this.#store.onReadToEnd(cell);
     return pinned.length === 0 ? { pieces } : { pieces, release: () => arena.unpinAll(pinned) };
   }
 
