@@ -4,7 +4,7 @@ import { readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { CHUNK_ID_BYTES, CHUNK_MAX_BYTES } from "../protocol/limits.ts";
 import type { ChunkIndex } from "./chunk-index.ts";
-import { TRAILER_BYTES } from "./disk-chunks.ts";
+import { TRAILER_BYTES } from "./chunk-trailer.ts";
 import type { DiskWriter } from "./disk-writer.ts";
 import type { Pool } from "./pool.ts";
 

@@ -2,20 +2,17 @@
  * The chunk files of a pool: written block by block, and destroyed. A file may have holes; its trailer is written when every block is
  * there. Who writes has reserved the room before (blockRoom), and it is free again when the file is off the disk.
  */
-import { blockBytes, blockCount, type ChunkRef } from "../crypto/chunk-seal.ts";
+import { blockCount, type ChunkRef } from "../crypto/chunk-seal.ts";
 import { BLOCK_BYTES } from "../protocol/limits.ts";
 import type { ChunkFiles } from "./chunk-files.ts";
 import type { ChunkIndex } from "./chunk-index.ts";
-import { combineCrc32, shiftOf } from "./crc32-combine.ts";
+import { chunkCrc32, TRAILER_BYTES } from "./chunk-trailer.ts";
 import { type DiskFaults, faultKind } from "./disk-faults.ts";
 import type { DiskWriter } from "./disk-writer.ts";
 import type { Eviction } from "./eviction.ts";
 import type { Pool } from "./pool.ts";
 import { bytesOnDisk } from "./space.ts";
 
-/** CRC32 of the id and the data, little endian, behind the data. */
-export const TRAILER_BYTES = 4;
-const BLOCK_SHIFT = shiftOf(BLOCK_BYTES);
 /** More than the blocks of any chunk. */
 const SLOT_STRIDE = 64;
 
@@ -94,12 +91,16 @@ export class DiskChunks {
 
   async #writeBlocks(slot: number, ref: ChunkRef, first: number, cells: readonly number[], create: boolean): Promise<void> {
     const { index, writer } = this.#parts;
-    const path = this.path(ref.id);
-    const crcs = await writer.write({ path, create, chunkBytes: ref.bytes, firstBlock: first, cells });
+    const { id, bytes } = ref;
+    const path = this.path(id);
+    const crcs = await writer.write({ path, id, create, chunkBytes: bytes, firstBlock: first, cells });
     if (index.isRemoved(slot)) return;
     for (const [i, crc] of crcs.entries()) index.setBlock(slot, first + i, crc);
     this.insertedBlocks += cells.length;
-    if (index.isComplete(slot)) await writer.writeTrailer({ path, chunkBytes: ref.bytes, crc: this.#chunkCrc(slot) });
+    if (cells.length < blockCount(bytes) && index.isComplete(slot)) {
+      const sums = Array.from({ length: blockCount(bytes) }, (_, block) => index.blockCrc(slot, block));
+      await writer.writeTrailer({ path, chunkBytes: bytes, crc: chunkCrc32(id, bytes, sums) });
+    }
   }
 
   /** Forgets a chunk, and destroys its file. Resolves when its room is free again, or it could not be destroyed. */
@@ -140,18 +141,6 @@ export class DiskChunks {
   /** Room is on its way. */
   get isEvicting(): boolean {
     return this.#leavingBytes > 0;
-  }
-
-  /** CRC32 of the id and then the data, from the blocks' own. */
-  #chunkCrc(slot: number): number {
-    const { index } = this.#parts;
-    const bytes = index.bytes(slot);
-    let crc: number = Bun.hash.crc32(index.id(slot));
-    for (let block = 0; block < blockCount(bytes); block++) {
-      const length = blockBytes(bytes, block);
-      crc = combineCrc32(crc, index.blockCrc(slot, block), length === BLOCK_BYTES ? BLOCK_SHIFT : shiftOf(length));
-    }
-    return crc;
   }
 }
 

@@ -8,10 +8,11 @@ export interface StartDiskWorker {
   readonly lseek: number;
 }
 
-/** Writes blocks of a chunk to its file. */
+/** Writes blocks of a chunk to its file; the trailer too where they are all of its blocks. */
 export interface WriteJob {
   readonly kind: "write";
   readonly path: string;
+  readonly id: Uint8Array;
   /** The file does not exist yet. */
   readonly create: boolean;
   readonly chunkBytes: number;

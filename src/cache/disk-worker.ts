@@ -3,9 +3,21 @@
  * Reads don't come here (chunk-files.ts), and so never wait for a write.
  */
 import { CFunction, type Pointer } from "bun:ffi";
-import { closeSync, constants, fdatasyncSync, fstatSync, openSync, readSync, unlinkSync, writeSync, writevSync } from "node:fs";
+import {
+  closeSync,
+  constants,
+  fdatasyncSync,
+  fstatSync,
+  ftruncateSync,
+  openSync,
+  readSync,
+  unlinkSync,
+  writeSync,
+  writevSync,
+} from "node:fs";
 import { blockBytes, blockCount } from "../crypto/chunk-seal.ts";
 import { BLOCK_BYTES, CHUNK_MAX_BYTES } from "../protocol/limits.ts";
+import { chunkCrc32, TRAILER_BYTES } from "./chunk-trailer.ts";
 import type { DestroyJob, DiskJob, FromDiskWorker, ToDiskWorker, TrailerJob, VerifyJob, WriteJob } from "./disk-jobs.ts";
 
 declare const self: Worker;
@@ -14,7 +26,8 @@ declare const self: Worker;
 const SEEK_DATA = 3;
 const SEEK_HOLE = 4;
 const STAT_BLOCK_BYTES = 512;
-const TRAILER_BYTES = 4;
+/** What O_DIRECT wants lengths to be multiples of, on any device. */
+const SECTOR_BYTES = 4_096;
 
 type Seek = (fd: number, offset: number, whence: number) => number | bigint;
 
@@ -23,6 +36,8 @@ let cells: Uint8Array[] = [];
 let memory = new SharedArrayBuffer(0);
 /** Past the page cache: chunks are read again from L1, and a write costs half the processor time. False where the filesystem refuses. */
 let direct = true;
+/** The last block of a chunk, the trailer, and zeros to a whole sector: large enough to be page-aligned. */
+const end = Buffer.from(new ArrayBuffer(2 * BLOCK_BYTES));
 const zeros = new Uint8Array(CHUNK_MAX_BYTES);
 
 function cellBytes(cell: number, bytes: number): Uint8Array {
@@ -31,38 +46,64 @@ function cellBytes(cell: number, bytes: number): Uint8Array {
   return cells[cell];
 }
 
-function write({ path, create, chunkBytes, firstBlock, cells: numbers }: WriteJob): number[] {
+function write({ path, id, create, chunkBytes, firstBlock, cells: numbers }: WriteJob): number[] {
   const views = numbers.map((cell, i) => cellBytes(cell, blockBytes(chunkBytes, firstBlock + i)));
-  // The last block of a chunk may be no multiple of what the device takes.
-  const whole = views.filter((view) => view.length === BLOCK_BYTES);
-  const tail = views.find((view) => view.length < BLOCK_BYTES);
+  const crcs = views.map((view) => Bun.hash.crc32(view));
+  const isAll = views.length === blockCount(chunkBytes);
   let flags = constants.O_WRONLY | constants.O_NOFOLLOW;
   if (create) flags |= constants.O_CREAT | constants.O_EXCL;
   try {
-    if (whole.length > 0) {
-      writeWhole(path, flags, whole, firstBlock * BLOCK_BYTES);
-      flags = constants.O_WRONLY | constants.O_NOFOLLOW;
-    }
-    if (tail !== undefined) withFile(path, flags, (fd) => writeAll(fd, [tail], (firstBlock + whole.length) * BLOCK_BYTES));
+    if (isAll) writeChunk(path, flags, views, chunkBytes, chunkCrc32(id, chunkBytes, crcs));
+    else writeBlocks(path, flags, views, firstBlock * BLOCK_BYTES);
   } catch (error) {
     if (create && !isExisting(error)) tryDestroy(path);
     throw error;
   }
-  return views.map((view) => Bun.hash.crc32(view));
+  return crcs;
 }
 
-/** Writes whole blocks, past the page cache where that can be done. */
-function writeWhole(path: string, flags: number, views: readonly Uint8Array[], position: number): void {
+/** A whole chunk and its trailer, which fills a last sector of the disk with what is behind the last whole block. */
+function writeChunk(path: string, flags: number, views: readonly Uint8Array[], chunkBytes: number, crc: number): void {
+  const whole = views.filter((view) => view.length === BLOCK_BYTES);
+  const tailBytes = chunkBytes % BLOCK_BYTES;
+  const rest = end.subarray(0, Math.ceil((tailBytes + TRAILER_BYTES) / SECTOR_BYTES) * SECTOR_BYTES).fill(0);
+  if (tailBytes > 0) rest.set(views.at(-1) as Uint8Array);
+  rest.writeUInt32LE(crc, tailBytes);
+  try {
+    if (whole.length > 0) writeWhole(path, flags, [...whole, rest], 0, chunkBytes + TRAILER_BYTES);
+    // A small file: waiting for the device takes longer than all the rest.
+    else withFile(path, flags, (fd) => writeAll(fd, [rest.subarray(0, tailBytes + TRAILER_BYTES)], 0));
+  } finally {
+    rest.fill(0);
+  }
+}
+
+/** Some blocks of a chunk. */
+function writeBlocks(path: string, flags: number, views: readonly Uint8Array[], position: number): void {
+  // The last block of a chunk may be no multiple of what the device takes.
+  const whole = views.filter((view) => view.length === BLOCK_BYTES);
+  const tail = views.find((view) => view.length < BLOCK_BYTES);
+  if (whole.length > 0) writeWhole(path, flags, whole, position, null);
+  const tailFlags = whole.length > 0 ? constants.O_WRONLY | constants.O_NOFOLLOW : flags;
+  if (tail !== undefined) withFile(path, tailFlags, (fd) => writeAll(fd, [tail], position + whole.length * BLOCK_BYTES));
+}
+
+/** Writes whole sectors, past the page cache where that can be done, and then cuts the file to `size`, if one is given. */
+function writeWhole(path: string, flags: number, views: readonly Uint8Array[], position: number, size: number | null): void {
+  const use = (fd: number): void => {
+    writeAll(fd, views, position);
+    if (size !== null) ftruncateSync(fd, size);
+  };
   if (direct) {
     try {
-      withFile(path, flags | constants.O_DIRECT, (fd) => writeAll(fd, views, position));
+      withFile(path, flags | constants.O_DIRECT, use);
       return;
     } catch (error) {
       if (codeOf(error) !== "EINVAL") throw error;
       direct = false;
     }
   }
-  withFile(path, flags & ~constants.O_EXCL, (fd) => writeAll(fd, views, position));
+  withFile(path, flags & ~constants.O_EXCL, use);
 }
 
 function writeAll(fd: number, views: readonly Uint8Array[], position: number): void {
