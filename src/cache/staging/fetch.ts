@@ -343,7 +343,7 @@ export function layoutIn(manifest: Manifest, canonical: Canonical, ino: number):
   return layoutOf(manifest.attributes(canonical, ino).size, regions);
 }
 
-export function fileSize(manifest: Manifest, canonical: Canonical, ino: number): number {
+function fileSize(manifest: Manifest, canonical: Canonical, ino: number): number {
   return Number(manifest.attributes(canonical, ino).size);
 }
 

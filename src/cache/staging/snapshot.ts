@@ -3,7 +3,7 @@
  * client changes it, or it is released. Where two datasets hold one inode, the one that was staged last counts.
  */
 import type { Counters, InodeBundle, ListEntry, StoredRecord } from "../../protocol/messages.ts";
-import { inodeKey } from "../../protocol/record-keys.ts";
+import { inodeOfKey } from "../../protocol/record-keys.ts";
 import { DataKind, type InodeRow, type Manifest, StageState } from "./manifest.ts";
 
 /** A folder on the way to a dataset, for when no node can be reached. */
@@ -24,7 +24,7 @@ export interface StagedInode {
 const DENTRY_PREFIX_BYTES = 9;
 const DENTRY_KIND = 0x02;
 
-export function keyText(bytes: Uint8Array): string {
+function keyText(bytes: Uint8Array): string {
   return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString("latin1");
 }
 
@@ -110,9 +110,9 @@ export class NamespaceSnapshot {
       const record = { version, link, value };
       if (key[0] === DENTRY_KIND) {
         const hash = key.slice(DENTRY_PREFIX_BYTES);
-        this.#folderAbove(Number(Buffer.from(key).readBigUInt64BE(1))).entries.set(keyText(hash), { hash, dentry: record });
+        this.#folderAbove(inodeOfKey(key)).entries.set(keyText(hash), { hash, dentry: record });
       } else {
-        this.#folderAbove(Number(Buffer.from(key).readBigUInt64BE(1))).attr = record;
+        this.#folderAbove(inodeOfKey(key)).attr = record;
       }
     }
     for (const { ino, ...rest } of counters) this.#folderAbove(ino).counters = rest;
@@ -160,9 +160,4 @@ function stagedInode(manifest: Manifest, { version, kind, imageVersion }: InodeR
 /** Whether an inode's data stands in an image of its own. */
 export function hasImage(staged: StagedInode | undefined, version: number): staged is StagedInode {
   return staged !== undefined && staged.kind === DataKind.image && staged.version === version;
-}
-
-/** The key of an inode's attributes, for those that look for it among others. */
-export function attrKeyText(ino: number): string {
-  return keyText(inodeKey(ino));
 }

@@ -48,6 +48,9 @@ interface FolderToRead {
   ino: number;
   depth: number;
   path: string;
+  /** As its counters say. */
+  links: number;
+  entries: number;
 }
 
 export class Walk {
@@ -142,9 +145,14 @@ export class Walk {
 
   async #readFolder(folder: FolderToRead): Promise<void> {
     const { manifest } = this.#options;
+    if (this.#overLimit && folder.links === 0) {
+      this.found.files += folder.entries;
+      return;
+    }
     for (let tries = 1; ; tries++) {
       manifest.transaction(() => manifest.deletePrefix(dentryPrefix(folder.ino)));
       let first: Counters | null = null;
+      let listed = 0;
       let last: Counters | null = null;
       for (let after: Uint8Array = new Uint8Array(), more = true; more; ) {
         const page = await this.#options.canonical.list(folder.ino, after, PAGE_ENTRIES, this.#wantedRegion0());
@@ -156,8 +164,14 @@ export class Walk {
         last = page.counters;
         after = page.entries.at(-1)?.hash ?? after;
         more = page.more && page.entries.length > 0;
-        if (this.#overLimit) return;
+        listed += page.entries.length;
+        if (!this.#overLimit) continue;
+        // All that is left to do is to count, which needs a listing only for the folders in it.
+        if (page.counters.links > 0) continue;
+        this.found.files += Math.max(0, page.counters.entries - listed);
+        return;
       }
+      if (this.#overLimit) return;
       if (last !== null) manifest.putCounters(folder.ino, last);
       if (first?.bumps === last?.bumps || tries === LISTINGS_MAX) return;
     }
@@ -194,16 +208,11 @@ export class Walk {
     if (attr === null || this.#seen.has(ino)) return;
     this.#seen.add(ino);
     if (isFolder(attributes)) {
-      if (depth > STAGE_DEPTH_MAX) {
+      if (depth > STAGE_DEPTH_MAX && !this.#overLimit) {
         const shown = Buffer.from(path, "latin1").toString();
         throw new StagingError("too_deep", `${shown}: folders lie ${depth} deep in the dataset, at most ${STAGE_DEPTH_MAX} are staged`);
       }
-      // Once there are too many, only the folders that have others in them are of use: for the count.
-      if (this.#overLimit && (inode.counters?.links ?? 0) === 0) {
-        this.found.files += inode.counters?.entries ?? 0;
-        return;
-      }
-      this.#folders.push({ ino, depth, path });
+      this.#folders.push({ ino, depth, path, links: inode.counters?.links ?? 0, entries: inode.counters?.entries ?? 0 });
     } else {
       this.found.files++;
       this.#overLimit ||= this.found.files > STAGE_FILES_MAX;
