@@ -17,7 +17,7 @@ import { CacheFolderError } from "./cache-error.ts";
 const NODE_LOCK = "node.lock";
 /** A pool that is being made. */
 export const NEW_PREFIX = ".new-";
-export const POOL_ID_PATTERN = /^[0-9a-f]{32}$/;
+const POOL_ID_PATTERN = /^[0-9a-f]{32}$/;
 
 const GROUP_OR_OTHERS_WRITE = 0o022;
 const OTHERS_WRITE = 0o002;

@@ -56,8 +56,8 @@ async function expectNothingLeft(): Promise<void> {
 async function killEverywhere(kinds: readonly (keyof typeof CALLS)[], victim: (prefix: string[]) => Promise<boolean>) {
   const died: Record<string, number> = {};
   for (const kind of kinds) {
-    // The 256 folders for chunks, and their removal: not each of them.
-    for (let nth = 1; ; nth += nth > 7 ? 120 : 1) {
+    // Of the 256 folders for chunks, and their removal, only some.
+    for (let nth = 1; ; nth += nth > 6 ? 250 : 1) {
       if (await victim(killAt(CALLS[kind], nth))) break;
       died[kind] = (died[kind] ?? 0) + 1;
       await expectNothingLeft();

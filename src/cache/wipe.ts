@@ -81,7 +81,7 @@ export async function wipePool(
 }
 
 /** Removes a pool of which only the pool's own files are left, and the tenant's folder with its last pool. Under node.lock. */
-export function removeEmpty(poolPath: string): void {
+function removeEmpty(poolPath: string): void {
   for (const path of [join(poolPath, RESERVED_FILE), lockPath(poolPath)]) unlessGone(() => unlinkSync(path));
   unlessGone(() => rmdirSync(poolPath));
   try {
