@@ -1,4 +1,4 @@
-import { afterEach, expect, test } from "bun:test";
+import { afterEach, beforeEach, expect, test } from "bun:test";
 import {
   chmodSync,
   closeSync,
@@ -21,11 +21,11 @@ const MIB = 2 ** 20;
 const owner: PoolOwner = { tenant: "acme", cluster: "test", mode: "organic", kind: "mount", mountpoint: "/mnt/data" };
 const limits = { maxBytes: 256 * MIB };
 
-let base = mkdtempSync("/tmp/kiseki-pool-");
-afterEach(() => {
-  rmSync(base, { recursive: true, force: true });
+let base = "";
+beforeEach(() => {
   base = mkdtempSync("/tmp/kiseki-pool-");
 });
+afterEach(() => rmSync(base, { recursive: true, force: true }));
 const cacheDir = () => join(base, "cache");
 
 test("a pool is private, and nothing of it is left after close", async () => {
