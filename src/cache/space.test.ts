@@ -113,17 +113,13 @@ test("a disk block is the unit", () => {
   expect([0, 1, 4096, 4097, 65_540].map(bytesOnDisk)).toEqual([0, 4096, 4096, 8192, 69_632]);
 });
 
-/** What the files of each pool take up now, and how full the disk is. */
-function look(disk: string): { pools: number[]; usedShare: number } {
+/** What the files of each pool take up now, and how full the disk is. Meanwhile no pool may grow at another's expense: else the sum would be of several moments. */
+async function look(disk: string): Promise<{ pools: number[]; usedShare: number }> {
   const { blocks, bfree, bavail } = statfsSync(disk);
-  const pools = CacheFolder.open(join(disk, "cache"))
-    .pools()
-    .map(({ path }) =>
-      readdirSync(join(path, "files")).reduce(
-        (sum, name) => sum + (lstatSync(join(path, "files", name), { throwIfNoEntry: false })?.size ?? 0),
-        0,
-      ),
-    );
+  const folder = CacheFolder.open(join(disk, "cache"));
+  const sizeOf = (path: string): number =>
+    readdirSync(path).reduce((sum, name) => sum + (lstatSync(join(path, name), { throwIfNoEntry: false })?.size ?? 0), 0);
+  const pools = await folder.withNodeLock(() => folder.pools().map(({ path }) => sizeOf(join(path, "files"))));
   return { pools, usedShare: (blocks - bfree) / (blocks - bfree + bavail) };
 }
 
@@ -132,7 +128,7 @@ async function churn(disk: string, limits: { maxBytes: number; nodeLimitBytes: n
   const most = { pool: 0, node: 0, usedShare: 0 };
   const until = performance.now() + 4_000;
   while (performance.now() < until) {
-    const { pools, usedShare } = look(disk);
+    const { pools, usedShare } = await look(disk);
     most.pool = Math.max(most.pool, ...pools);
     most.node = Math.max(
       most.node,
