@@ -1,30 +1,11 @@
 /** No node can be reached: what is known and cached is served, however old it is. */
 import { afterAll, expect, setDefaultTimeout, test } from "bun:test";
 import { join } from "node:path";
-import { cleanUp, KISEKI, run, runOk, TestMount, TestNode } from "./support/harness.ts";
+import { cleanUp, KISEKI, run, runOk, TestMount } from "./support/harness.ts";
+import { AT_ONCE_MS, META_TTL_MS, mountOf, nodeWithPolicy, timed } from "./support/outage.ts";
 
 setDefaultTimeout(90_000);
 afterAll(cleanUp);
-
-/** How long a call on cached data may take, and one that has to fail at once: the request timeout is 30 s. */
-const AT_ONCE_MS = 2_000;
-const META_TTL_MS = 200;
-
-async function nodeWithPolicy(...policy: string[]): Promise<TestNode> {
-  const node = await TestNode.start();
-  await runOk(KISEKI, ["policy", "set", ...policy, "--data-dir", node.dataDir]);
-  return node;
-}
-
-async function mountOf(node: TestNode): Promise<TestMount> {
-  return await TestMount.mount(node, { args: ["-o", `meta_ttl_ms=${META_TTL_MS}`] });
-}
-
-async function timed<T>(work: Promise<T>): Promise<{ result: T; tookMs: number }> {
-  const startedAt = performance.now();
-  const result = await work;
-  return { result, tookMs: performance.now() - startedAt };
-}
 
 /** Empties the kernel's page and name caches: what is read next comes from the client. */
 const dropKernelCaches = () => runOk("sh", ["-c", "sync; echo 3 > /proc/sys/vm/drop_caches"]);

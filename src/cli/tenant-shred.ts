@@ -5,16 +5,12 @@ import { formatAddress, parseAddresses } from "../config/address.ts";
 import { readTenantIdentity } from "../crypto/credentials.ts";
 import { issueToTenant, recordShredded } from "../pki/cluster.ts";
 import { NodeError } from "../protocol/errors.ts";
-import { SESSION_ID_BYTES } from "../protocol/limits.ts";
-import { NodeClient } from "../transport/node-client.ts";
 import type { TlsIdentity } from "../transport/transport.ts";
-import { VERSION } from "../version.ts";
 import { CliError, ExitStatus } from "./failure.ts";
 import type { TenantShredOptions } from "./tenant.ts";
+import { withClient } from "./with-node.ts";
 import { withPki } from "./with-pki.ts";
 
-const CONNECT_TIMEOUT_MS = 10_000;
-const REQUEST_TIMEOUT_MS = 30_000;
 /** A typed line. */
 const LINE_MAX_BYTES = 1_024;
 
@@ -54,24 +50,12 @@ async function identityOf(name: string, { ca, credentials }: TenantShredOptions)
 
 /** How many keys were destroyed; null: that had been done before. */
 async function shred(addrs: string[], tls: TlsIdentity): Promise<number | null> {
-  const client = new NodeClient({
-    addrs,
-    tls,
-    sessionId: crypto.getRandomValues(new Uint8Array(SESSION_ID_BYTES)),
-    role: "meta",
-    clientVersion: VERSION,
-    requestTimeoutMs: REQUEST_TIMEOUT_MS,
-    connectTimeoutMs: CONNECT_TIMEOUT_MS,
-  });
   try {
-    await client.connect();
-    return (await client.call("keyShred", {})).answer.keys;
+    return await withClient(addrs, tls, async (client) => (await client.call("keyShred", {})).answer.keys);
   } catch (error) {
     // Also where the answer to our own request was lost with the connection.
     if (error instanceof NodeError && error.code === "key_revoked") return null;
     throw error;
-  } finally {
-    await client.close();
   }
 }
 

@@ -4,6 +4,7 @@ import { findCredentials } from "../config/credentials-path.ts";
 import { readCredentialsFile } from "../crypto/credentials.ts";
 import { SESSION_ID_BYTES } from "../protocol/limits.ts";
 import { NodeClient } from "../transport/node-client.ts";
+import type { TlsIdentity } from "../transport/transport.ts";
 import { VERSION } from "../version.ts";
 import { CliError, ExitStatus } from "./failure.ts";
 import type { NodeOptions } from "./node-options.ts";
@@ -25,9 +26,15 @@ export async function withNode<T>(options: NodeOptions, work: (client: NodeClien
   );
   // Only the TLS identity is needed here.
   credentials.kek.fill(0);
+  const tls = { ca: credentials.ca, cert: credentials.cert, key: credentials.key };
+  return await withClient(addresses.map(formatAddress), tls, work);
+}
+
+/** Connects, works, and closes. @throws TransportError, and what `work` throws */
+export async function withClient<T>(addrs: string[], tls: TlsIdentity, work: (client: NodeClient) => Promise<T>): Promise<T> {
   const client = new NodeClient({
-    addrs: addresses.map(formatAddress),
-    tls: { ca: credentials.ca, cert: credentials.cert, key: credentials.key },
+    addrs,
+    tls,
     sessionId: crypto.getRandomValues(new Uint8Array(SESSION_ID_BYTES)),
     role: "meta",
     clientVersion: VERSION,
