@@ -46,6 +46,7 @@ const library = dlopen(LIBC, {
   munmap: { args: ["ptr", "u64"], returns: "int" },
   umount2: { args: ["ptr", "int"], returns: "int" },
   lseek: { args: ["int", "i64", "int"], returns: FFIType.i64_fast },
+  setpriority: { args: ["int", "u32", "int"], returns: "int" },
   vsnprintf: { args: ["ptr", "u64", "ptr", "ptr"], returns: "int" },
 });
 const libc = library.symbols;
@@ -75,9 +76,10 @@ function cString(text: string): Uint8Array {
 }
 
 /** Addresses for Workers: see the comment at the top. */
-export const addresses: { readonly write: number; readonly umount2: number; readonly lseek: number } = {
+export const addresses: { readonly write: number; readonly umount2: number; readonly lseek: number; readonly setpriority: number } = {
   write: Number(addressOf(libc.write)),
   lseek: Number(addressOf(libc.lseek)),
+  setpriority: Number(addressOf(libc.setpriority)),
   umount2: Number(addressOf(libc.umount2)),
 };
 

@@ -3,8 +3,8 @@
  * data, requests in flight, read-ahead and the L1 cache all draw from it, so one number bounds them together; workers read and
  * write the cells directly.
  *
- * A cell is free, or pinned (somebody uses it), or cached (evictable, in LRU order), or both pinned and cached. What it held is
- * overwritten with zeros when it stops holding it.
+ * A cell is free, or pinned (somebody uses it), or cached (evictable, in LRU order), or both pinned and cached. When it comes free it is
+ * overwritten with zeros; one that is evicted for another block is overwritten by that, or comes free.
  */
 import { BLOCK_BYTES } from "../protocol/limits.ts";
 
@@ -127,8 +127,7 @@ export class BlockArena {
       this.#linkFirst(cell);
       this.#evictable++;
     } else {
-      this.bytes(cell).fill(0);
-      this.#free.push(cell);
+      this.#setFree(cell);
     }
     if (this.#waiters.length > 0) this.#serveWaiters();
   }
@@ -176,7 +175,7 @@ export class BlockArena {
       if (this.#chunkOf[cell] === null) continue;
       if (this.#pins[cell] === 0) {
         this.#evict(cell);
-        this.#free.push(cell);
+        this.#setFree(cell);
       } else {
         this.#forget(cell);
       }
@@ -195,7 +194,7 @@ export class BlockArena {
     for (let cell = 0; cell < this.#untouched; cell++) {
       if (this.#chunkOf[cell] === null || this.#pins[cell] !== 0 || this.#age[cell] === this.#now) continue;
       this.#evict(cell);
-      this.#free.push(cell);
+      this.#setFree(cell);
     }
     this.#now++;
   }
@@ -204,7 +203,11 @@ export class BlockArena {
     this.#unlink(cell);
     this.#evictable--;
     this.#forget(cell);
+  }
+
+  #setFree(cell: number): void {
     this.bytes(cell).fill(0);
+    this.#free.push(cell);
   }
 
   #forget(cell: number): void {

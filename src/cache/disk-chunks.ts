@@ -78,8 +78,11 @@ export class DiskChunks {
     try {
       await written;
     } catch (error) {
-      faults.onWrite(faultKind(error), `${this.path(ref.id)}: ${messageOf(error)}`);
-      if (!index.isRemoved(slot)) this.remove(slot);
+      // Where the chunk is gone already, its file is too: nothing new.
+      if (!index.isRemoved(slot)) {
+        faults.onWrite(faultKind(error), `${this.path(ref.id)}: ${messageOf(error)}`);
+        this.remove(slot);
+      }
       throw error;
     } finally {
       // What could not be written may be on the disk in part: its room is released with the chunk's.

@@ -4,8 +4,9 @@ export interface StartDiskWorker {
   readonly kind: "start";
   /** Cells of BLOCK_BYTES. */
   readonly arena: SharedArrayBuffer;
-  /** Address of lseek(2): a Worker opens no library. */
+  /** Addresses of lseek(2) and setpriority(2): a Worker opens no library. */
   readonly lseek: number;
+  readonly setpriority: number;
 }
 
 /** Writes blocks of a chunk to its file; the trailer too where they are all of its blocks. */

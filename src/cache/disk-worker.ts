@@ -25,6 +25,10 @@ declare const self: Worker;
 /** unistd.h */
 const SEEK_DATA = 3;
 const SEEK_HOLE = 4;
+/** sys/resource.h */
+const PRIO_PROCESS = 0;
+/** A tenth of the processor time of others who want it, nice(2). */
+const NICE = 10;
 const STAT_BLOCK_BYTES = 512;
 /** What O_DIRECT wants lengths to be multiples of, on any device. */
 const SECTOR_BYTES = 4_096;
@@ -215,6 +219,9 @@ function handle(message: ToDiskWorker): FromDiskWorker | null {
   if (message.kind === "start") {
     seek = CFunction({ ptr: message.lseek as Pointer, args: ["int", "i64", "int"], returns: "i64" }) as unknown as Seek;
     memory = message.arena;
+    // Who reads comes first: then blocks wait, and more of them are dropped. (0: this thread.)
+    const setPriority = CFunction({ ptr: message.setpriority as Pointer, args: ["int", "u32", "int"], returns: "int" });
+    setPriority(PRIO_PROCESS, 0, NICE);
     return null;
   }
   if (message.kind === "close") {

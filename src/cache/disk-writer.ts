@@ -39,7 +39,7 @@ export class DiskWriter {
     this.#worker.addEventListener("message", (event) => this.#received((event as MessageEvent<FromDiskWorker>).data));
     this.#worker.addEventListener("error", () => this.#gone());
     this.#worker.addEventListener("close", () => this.#gone());
-    this.#post({ kind: "start", arena, lseek: addresses.lseek });
+    this.#post({ kind: "start", arena, lseek: addresses.lseek, setpriority: addresses.setpriority });
   }
 
   /** Jobs that are not done. */

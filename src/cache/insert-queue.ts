@@ -14,10 +14,10 @@ const QUEUE_MAX_BYTES = 32 * MIB;
 const QUEUE_ARENA_PART = 4;
 
 /**
- * A sequential reader's requests are parts of a chunk: they are collected this long, so that a chunk is written at once. That costs a third
- * of what four parts do.
+ * A sequential reader's requests are parts of a chunk, and their answers come out of order: they are collected until none has come for this
+ * long, or for twice that, so that a chunk is written at once. That costs a third of what its parts do.
  */
-const COLLECT_MS = 20;
+const COLLECT_MS = 30;
 /** Chunks that are being collected at most: more come only from random reads, which have nothing to wait for. */
 const COLLECTED_MAX = 16;
 
@@ -27,6 +27,8 @@ interface Collected {
   /** By block; NO_CELL where there is none. */
   readonly cells: Int32Array;
   count: number;
+  /** Some came since the last look. */
+  isNew: boolean;
 }
 
 const NO_CELL = -1;
@@ -79,9 +81,10 @@ export class InsertQueue {
     let collected = this.#collected.find((one) => one.ref === ref);
     if (collected === undefined) {
       if (this.#collected.length === COLLECTED_MAX) this.#write(this.#collected.shift());
-      collected = { ref, cells: new Int32Array(blockCount(ref.bytes)).fill(NO_CELL), count: 0 };
+      collected = { ref, cells: new Int32Array(blockCount(ref.bytes)).fill(NO_CELL), count: 0, isNew: true };
       this.#collected.push(collected);
     }
+    collected.isNew = true;
     for (const [i, cell] of cells.entries()) {
       if (collected.cells[first + i] === NO_CELL) {
         collected.cells[first + i] = cell;
@@ -100,7 +103,12 @@ export class InsertQueue {
 
   #collectedLongEnough(): void {
     this.#timer = null;
-    for (const collected of this.#collected.splice(0)) this.#write(collected);
+    for (const collected of this.#collected.splice(0)) {
+      if (collected.isNew) this.#collected.push(collected);
+      else this.#write(collected);
+      collected.isNew = false;
+    }
+    if (this.#collected.length > 0) this.#timer = setTimeout(() => this.#collectedLongEnough(), COLLECT_MS);
   }
 
   /** Writes what was collected of a chunk. */
