@@ -1,6 +1,6 @@
 /** Staging through real mounts: what is staged stays as it was, needs no node, and survives what the process does not. */
 import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
-import { closeSync, openSync, readdirSync, readFileSync, writeSync } from "node:fs";
+import { closeSync, openSync, readdirSync, readFileSync, statSync, writeSync } from "node:fs";
 import { basename, join } from "node:path";
 import { cleanUp, run, runOk, TestMount, TestNode, tempFolder } from "./support/harness.ts";
 import { controlOf, poolOf, poolsIn, stage } from "./support/staging.ts";
@@ -157,6 +157,26 @@ test("a pool that was left by kill -9 is taken over: by a mount without a node, 
   expect(l2?.faults.crc).toBeGreaterThanOrEqual(1);
   expect(await stage(pool, `/${name}`)).toMatchObject({ state: "complete" });
   await unmountAll(other, third);
+});
+
+test("a damaged manifest costs nobody anything but the node's answers", async () => {
+  await using other = await TestMount.mount(node);
+  const name = await makeDataset(other);
+  const before = await seen(join(other.path, name));
+  const cacheDir = tempFolder("cache-");
+  const first = await TestMount.mount(node, { args: ["--cache-dir", cacheDir] });
+  const [pool = ""] = poolsIn(cacheDir);
+  await stage(pool, `/${name}`);
+  await first.kill();
+  for (const file of readdirSync(join(pool, "staging"))) {
+    const path = join(pool, "staging", file);
+    // Somewhere in the sealed records, and elsewhere.
+    for (let at = 9_000; at < statSync(path).size; at += 5_000) flipByte(path, at);
+  }
+  await using second = await TestMount.mount(node, { args: ["--cache-dir", cacheDir, "-o", `pool_id=${basename(pool)}`] });
+  expect(await seen(join(second.path, name))).toBe(before);
+  expect(await stage(pool, `/${name}`)).toMatchObject({ state: "complete" });
+  await unmountAll(other, second);
 });
 
 function flipByte(path: string, at: number): void {

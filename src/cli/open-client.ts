@@ -146,8 +146,9 @@ export async function openClient(job: ClientJob, user: PoolUser, hooks: ClientHo
         : await StagingArea.open({ pool, disk, node, keys, arena, get, namespaces: config.namespaces, hooks: hooks.staging, log });
     if (staging !== null) cleanups.push(() => staging.close());
     lifecycle.onWipe(async () => {
-      staging?.forgetAll();
+      const forgotten = staging?.forgetAll();
       store.wipe();
+      await forgotten;
       await disk?.wipe();
     });
     const owner = { uid: process.geteuid?.() ?? 0, gid: process.getegid?.() ?? 0 };

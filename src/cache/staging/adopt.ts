@@ -26,7 +26,9 @@ export async function adoptDatasets(area: StagingArea): Promise<void> {
       await files.recover(id);
       adoptDataset(area, id, claims);
     } catch (error) {
-      area.options.log.warn({ id, err: error }, "a staged dataset's manifest can't be read: it is released");
+      area.options.log.warn({ id, err: error }, "a staged dataset's manifest can't be read: it has to be staged again");
+      area.options.disk.onFault("crc", `${files.pathOf(id)}: can't be read`);
+      area.forget(id);
       await files.destroy(id);
     }
   }

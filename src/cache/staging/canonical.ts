@@ -8,6 +8,7 @@ import { decodeDentry, decodeInode, type InodeAttributes } from "../../fs/inode-
 import type { AnswerOf, InodeBundle, RequestOf, StoredRecord } from "../../protocol/messages.ts";
 import { dentryKey, inodeKey, inodePrefix, prefixEnd, regionKey } from "../../protocol/record-keys.ts";
 import type { ClientRequestOp } from "../../transport/node-client-options.ts";
+import { abortable } from "./abortable.ts";
 import type { AnyCalls } from "./snapshot-calls.ts";
 
 /** Records in one answer. */
@@ -27,15 +28,19 @@ export class Canonical {
   readonly namespace: string;
   readonly #node: AnyCalls;
   readonly #keys: NamespaceKeys;
+  readonly #signal: AbortSignal | null;
 
-  constructor(node: AnyCalls, keys: NamespaceKeys) {
+  /** @param signal ends every wait for the node */
+  constructor(node: AnyCalls, keys: NamespaceKeys, signal: AbortSignal | null = null) {
     this.#node = node;
     this.#keys = keys;
+    this.#signal = signal;
     this.namespace = keys.namespace;
   }
 
   async #ask<O extends ClientRequestOp>(op: O, request: RequestOf<O>): Promise<AnswerOf<O>> {
-    return (await this.#node.call(op, request)).answer;
+    const asked = this.#node.call(op, request);
+    return (this.#signal === null ? await asked : await abortable(asked, this.#signal)).answer;
   }
 
   /** null: no such inode. */

@@ -97,6 +97,10 @@ export class ManifestFiles {
     for (const suffix of [COMPLETE, NEXT, OLD]) await this.#destroy(join(this.#path, id + suffix));
   }
 
+  async destroyComplete(id: string): Promise<void> {
+    await this.#destroy(this.pathOf(id));
+  }
+
   async destroyNext(id: string): Promise<void> {
     await this.#destroy(this.nextPathOf(id));
   }

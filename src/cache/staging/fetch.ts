@@ -9,6 +9,7 @@ import { BLOCK_BYTES } from "../../protocol/limits.ts";
 import { regionOfKey, regionPrefix } from "../../protocol/record-keys.ts";
 import type { BlockArena } from "../block-arena.ts";
 import type { Space } from "../space.ts";
+import { abortable } from "./abortable.ts";
 import type { Canonical } from "./canonical.ts";
 import type { StagingDisk } from "./disk-side.ts";
 import { ImageWriter, imageBlocks, readTable, tablePath, tableSum } from "./image-io.ts";
@@ -292,7 +293,7 @@ export class Fetch {
   async #take(count: number): Promise<number[]> {
     while (this.#inFlight > 0 && this.#inFlight + count > this.#window) {
       this.#check();
-      await new Promise<void>((resolve) => this.#wake.push(resolve));
+      await abortable(new Promise<void>((resolve) => this.#wake.push(resolve)), this.#options.signal);
     }
     this.#check();
     this.#inFlight += count;
@@ -302,16 +303,26 @@ export class Fetch {
   /** Brings blocks into the cells, has them kept, and gives the cells back. */
   async #run(ref: ChunkRef, first: number, cells: readonly number[], keep: () => Promise<void>): Promise<void> {
     const { arena, disk, get, onBytes, signal } = this.#options;
-    try {
-      signal.throwIfAborted();
+    const fetch = async (): Promise<void> => {
       const isThere = disk.has(ref, first, cells.length) && (await disk.read(ref, first, cells));
       if (!isThere) await get(ref, first, cells);
-      await keep();
+    };
+    let busy = Promise.resolve();
+    try {
+      signal.throwIfAborted();
+      busy = fetch();
+      await abortable(busy, signal);
+      busy = keep();
+      await busy;
       onBytes(runBytes(ref, first, cells.length));
     } finally {
-      arena.unpinAll(cells);
-      this.#inFlight -= cells.length;
-      for (const wake of this.#wake.splice(0)) wake();
+      // A request that is given up goes on writing into them.
+      const free = (): void => {
+        arena.unpinAll(cells);
+        this.#inFlight -= cells.length;
+        for (const wake of this.#wake.splice(0)) wake();
+      };
+      busy.then(free, free);
     }
   }
 

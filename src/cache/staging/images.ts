@@ -201,11 +201,6 @@ export class Images {
     return blocksOf(path) + blocksOf(tablePath(path));
   }
 
-  /** What all of them, and what is left of others, take up. */
-  get allBytesOnDisk(): number {
-    return filesBelow(this.#options.path).reduce((sum, file) => sum + blocksOf(file), 0);
-  }
-
   isOnDisk(path: string): boolean {
     return existsSync(path);
   }

@@ -12,7 +12,7 @@ import { dentryKey, dentryPrefix, inodeKey, inodePrefix, NAME_HASH_BYTES, prefix
 import type { Canonical } from "./canonical.ts";
 import { FileWarmer } from "./file-warmer.ts";
 
-const MANIFEST_VERSION = 1;
+const MANIFEST_VERSION = 2;
 /** SQLite's own memory for one manifest; the rest is left to the kernel's cache. */
 const PAGE_CACHE_KIB = 4_096;
 const PAGE_BYTES = 16_384;
@@ -64,13 +64,28 @@ export interface InodeRow {
 interface RecordRow {
   version: number;
   link: number;
+  /** Of the value: the database has none of its own for its pages. */
+  crc: number;
   value: Uint8Array;
 }
 type KeyedRow = RecordRow & { key: Uint8Array };
+type AboveRow = Omit<KeyedRow, "crc">;
+
+/** A manifest can't be read, or is not what was written: the dataset is not to be used any more. */
+export class ManifestError extends Error {
+  override readonly name = "ManifestError";
+  readonly manifest: Manifest;
+
+  constructor(manifest: Manifest, message: string, options?: { cause?: unknown }) {
+    super(message, options);
+    this.manifest = manifest;
+  }
+}
 
 const SCHEMA = `
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS record (key BLOB NOT NULL UNIQUE, version INTEGER NOT NULL, link INTEGER NOT NULL, value BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS record (key BLOB NOT NULL UNIQUE, version INTEGER NOT NULL, link INTEGER NOT NULL, crc INTEGER NOT NULL,
+  value BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS folder (ino INTEGER PRIMARY KEY, links INTEGER NOT NULL, entries INTEGER NOT NULL, mtimeSec INTEGER NOT NULL,
   mtimeNsec INTEGER NOT NULL, bumps INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS inode (ino INTEGER PRIMARY KEY, version INTEGER NOT NULL, bytes INTEGER NOT NULL, kind INTEGER NOT NULL,
@@ -106,7 +121,7 @@ export class Manifest {
   readonly #get: Statement<RecordRow, [Uint8Array]>;
   readonly #range: Statement<KeyedRow, [Uint8Array, Uint8Array, number]>;
   readonly #counters: Statement<Counters, [number]>;
-  readonly #putRecord: Statement<unknown, [Uint8Array, number, number, Uint8Array]>;
+  readonly #putRecord: Statement<unknown, [Uint8Array, number, number, number, Uint8Array]>;
   readonly #deleteRange: Statement<unknown, [Uint8Array, Uint8Array]>;
   readonly #putCounters: Statement<unknown, [number, number, number, number, number, number]>;
   readonly #putInode: Statement<unknown, [number, number, number, number, number, number, number, number]>;
@@ -151,10 +166,10 @@ export class Manifest {
       this.root = Number(this.#meta("root") ?? 0);
       this.stagedAt = this.#meta("stagedAt");
       this.totals = { files: Number(this.#meta("files") ?? 0), bytes: Number(this.#meta("bytes") ?? 0) };
-      this.#get = this.#sql("SELECT version, link, value FROM record WHERE key = ?");
-      this.#range = this.#sql("SELECT key, version, link, value FROM record WHERE key >= ? AND key < ? ORDER BY key LIMIT ?");
+      this.#get = this.#sql("SELECT version, link, crc, value FROM record WHERE key = ?");
+      this.#range = this.#sql("SELECT key, version, link, crc, value FROM record WHERE key >= ? AND key < ? ORDER BY key LIMIT ?");
       this.#counters = this.#sql("SELECT links, entries, mtimeSec, mtimeNsec, bumps FROM folder WHERE ino = ?");
-      this.#putRecord = this.#sql("INSERT OR REPLACE INTO record (key, version, link, value) VALUES (?, ?, ?, ?)");
+      this.#putRecord = this.#sql("INSERT OR REPLACE INTO record (key, version, link, crc, value) VALUES (?, ?, ?, ?, ?)");
       this.#deleteRange = this.#sql("DELETE FROM record WHERE key >= ? AND key < ?");
       this.#putCounters = this.#sql("INSERT OR REPLACE INTO folder VALUES (?, ?, ?, ?, ?, ?)");
       this.#putInode = this.#sql("INSERT OR REPLACE INTO inode VALUES (?, ?, ?, ?, ?, ?, ?, ?)");
@@ -203,13 +218,27 @@ export class Manifest {
 
   record(key: Uint8Array): StoredRecord | null {
     const startedMs = performance.now();
-    const row = this.#get.get(key);
+    const row = this.#reading(() => this.#get.get(key));
     this.#warmer.onRead(performance.now() - startedMs);
-    return row;
+    return row === null ? null : this.#checked(row);
+  }
+
+  /** @throws ManifestError when it can't be done */
+  #reading<T>(read: () => T): T {
+    try {
+      return read();
+    } catch (error) {
+      throw new ManifestError(this, `${this.file}: ${error instanceof Error ? error.message : String(error)}`, { cause: error });
+    }
+  }
+
+  #checked({ version, link, crc, value }: RecordRow): StoredRecord {
+    if (Bun.hash.crc32(value) !== crc) throw new ManifestError(this, `${this.file}: a record fails its checksum`);
+    return { version, link, value };
   }
 
   counters(ino: number): Counters | null {
-    return this.#counters.get(ino);
+    return this.#reading(() => this.#counters.get(ino));
   }
 
   /** Records with from <= key < to; stops after `limit` of them, or when they have `maxBytes`. */
@@ -223,11 +252,11 @@ export class Manifest {
     let bytes = 0;
     for (let at = from; ; ) {
       const step = Math.min(RANGE_STEP, limit + 1 - records.length);
-      const rows = this.#range.all(at, to, step);
-      for (const { key, version, link, value } of rows) {
+      const rows = this.#reading(() => this.#range.all(at, to, step));
+      for (const row of rows) {
         if (records.length === limit || (records.length > 0 && bytes >= maxBytes)) return { records, more: true };
-        records.push({ key, record: { version, link, value } });
-        bytes += key.length + value.length;
+        records.push({ key: row.key, record: this.#checked(row) });
+        bytes += row.key.length + row.value.length;
       }
       const last = rows.at(-1);
       if (last === undefined || rows.length < step) return { records, more: false };
@@ -279,13 +308,14 @@ export class Manifest {
   }
 
   inode(ino: number): InodeRow | null {
-    return this.#inode.get(ino);
+    return this.#reading(() => this.#inode.get(ino));
   }
 
   *inodes(): Generator<InodeRow> {
     // In pages: a statement in the middle of its rows would be in the way of whatever is done with them.
     for (let after = -1, more = true; more; ) {
-      const rows = this.#inodesAfter.all(after, INODES_AT_ONCE);
+      const from = after;
+      const rows = this.#reading(() => this.#inodesAfter.all(from, INODES_AT_ONCE));
       yield* rows;
       more = rows.length === INODES_AT_ONCE;
       after = rows.at(-1)?.ino ?? after;
@@ -299,9 +329,9 @@ export class Manifest {
 
   // ---- the folders above ----
 
-  above(): { records: KeyedRow[]; counters: (Counters & { ino: number })[] } {
+  above(): { records: AboveRow[]; counters: (Counters & { ino: number })[] } {
     return {
-      records: this.#sql<KeyedRow, []>("SELECT key, version, link, value FROM above").all(),
+      records: this.#sql<AboveRow, []>("SELECT key, version, link, value FROM above").all(),
       counters: this.#sql<Counters & { ino: number }, []>("SELECT * FROM above_folder").all(),
     };
   }
@@ -322,7 +352,7 @@ export class Manifest {
   // ---- writing ----
 
   putRecord(key: Uint8Array, { version, link, value }: StoredRecord): void {
-    this.#putRecord.run(key, version, link, value);
+    this.#putRecord.run(key, version, link, Bun.hash.crc32(value), value);
   }
 
   putCounters(ino: number, { links, entries, mtimeSec, mtimeNsec, bumps }: Counters): void {
@@ -339,7 +369,7 @@ export class Manifest {
   }
 
   setState(ino: number, state: number): void {
-    this.#setState.run(state, ino);
+    this.#reading(() => this.#setState.run(state, ino));
   }
 
   deletePrefix(prefix: Uint8Array): void {
@@ -371,14 +401,15 @@ export class Manifest {
     this.stagedAt = stagedAt;
   }
 
-  /** Moves the journal into the file. */
-  checkpoint(): void {
-    this.#db.run("PRAGMA wal_checkpoint(TRUNCATE)");
-  }
-
+  /** Moves the journal into the file first, where that can be done: what is not moved now is moved when it is opened. */
   close(): void {
     if (this.#closed) return;
     this.#closed = true;
+    try {
+      this.#db.run("PRAGMA wal_checkpoint(TRUNCATE)");
+    } catch {
+      // A full or failing disk, or a damaged file.
+    }
     for (const statement of this.#statements.values()) statement.finalize();
     this.#db.close(true);
   }

@@ -7,6 +7,7 @@ import { ANSWER_TARGET_BYTES } from "../../protocol/limits.ts";
 import type { AnswerOf, Counters, Delta, InodeBundle, InodeWant, ListEntry, RequestOf } from "../../protocol/messages.ts";
 import { inodeOfKey } from "../../protocol/record-keys.ts";
 import type { ClientRequestOp } from "../../transport/node-client-options.ts";
+import { ManifestError } from "./manifest.ts";
 import { NamespaceSnapshot } from "./snapshot.ts";
 
 /** A node that restarts is back by then; after it, the folders above a dataset are shown as they were when it was staged. */
@@ -23,6 +24,8 @@ type Answered = { [O in ClientRequestOp]?: (request: RequestOf<O>) => Promise<An
 export interface SnapshotHooks {
   /** What this client knows of these inodes is not what the next answer says: it left the snapshot, or came into it. */
   onChange(namespace: string, inos: readonly number[]): void;
+  /** A manifest can't be read: what was in its dataset is asked of the node from now on. */
+  onFault(error: ManifestError): void;
 }
 
 /** What is asked of the node, and by whom it is asked here. */
@@ -68,7 +71,7 @@ export class SnapshotCalls implements AnyCalls {
   }
 
   giveUp(namespace: string, ino: number): void {
-    this.changed(namespace, this.snapshot(namespace).leave([ino]));
+    this.#leave(namespace, this.snapshot(namespace), [ino]);
   }
 
   isStaged(namespace: string, ino: number): boolean {
@@ -83,10 +86,35 @@ export class SnapshotCalls implements AnyCalls {
   }
 
   call<O extends ClientRequestOp>(op: O, request: RequestOf<O>): Promise<{ answer: AnswerOf<O>; body: Uint8Array }> {
-    const handler = this.#answered[op];
-    const answered = handler === undefined ? null : handler(request);
+    const answered = this.#answer(op, request);
     if (answered === null) return this.#node.call(op, request);
-    return answered.then((answer) => ({ answer, body: NO_BODY }));
+    return answered.then(
+      (answer) => ({ answer, body: NO_BODY }),
+      (error) => {
+        if (!(error instanceof ManifestError)) throw error;
+        this.fail(error);
+        return this.call(op, request);
+      },
+    );
+  }
+
+  #answer<O extends ClientRequestOp>(op: O, request: RequestOf<O>): Promise<AnswerOf<O>> | null {
+    const handler = this.#answered[op];
+    try {
+      return handler === undefined ? null : handler(request);
+    } catch (error) {
+      if (!(error instanceof ManifestError)) throw error;
+      this.fail(error);
+      return this.#answer(op, request);
+    }
+  }
+
+  /** A dataset whose manifest is damaged is no snapshot any more. */
+  fail(error: ManifestError): void {
+    const { namespace } = error.manifest.name;
+    const inos = this.snapshot(namespace).remove(error.manifest);
+    if (inos.length > 0) this.#hooks.onFault(error);
+    this.changed(namespace, inos);
   }
 
   async #ask<O extends ClientRequestOp>(op: O, request: RequestOf<O>): Promise<AnswerOf<O>> {
@@ -244,10 +272,23 @@ export class SnapshotCalls implements AnyCalls {
     const snapshot = this.#of(ns);
     const inos = [...touchedBy(delta)];
     for (const watcher of this.#watchers) watcher(ns, inos);
-    if (snapshot !== null) this.changed(ns, snapshot.leave(inos));
+    if (snapshot !== null) this.#leave(ns, snapshot, inos);
     const commit = { ns, inos };
     this.#commits.add(commit);
     return this.#ask("commit", { ns, delta }).finally(() => this.#commits.delete(commit));
+  }
+
+  #leave(ns: string, snapshot: NamespaceSnapshot, inos: readonly number[]): void {
+    for (const ino of inos) {
+      try {
+        this.changed(ns, snapshot.leave([ino]));
+      } catch (error) {
+        if (!(error instanceof ManifestError)) throw error;
+        // That it has left can't be written down: who takes the pool over would not know.
+        this.fail(error);
+        this.changed(ns, [ino]);
+      }
+    }
   }
 
   // ---- no node ----

@@ -16,7 +16,7 @@ import type { StagingDisk } from "./disk-side.ts";
 import { layoutIn } from "./fetch.ts";
 import { Images } from "./images.ts";
 import { StagingError } from "./limits.ts";
-import { DataKind, type DatasetName, hasDataOutside, type InodeRow, Manifest, StageState } from "./manifest.ts";
+import { DataKind, type DatasetName, hasDataOutside, type InodeRow, Manifest, ManifestError, StageState } from "./manifest.ts";
 import { ManifestRoom, manifestBytes } from "./manifest-room.ts";
 import { hasImage } from "./snapshot.ts";
 import { type AnyCalls, SnapshotCalls } from "./snapshot-calls.ts";
@@ -24,6 +24,8 @@ import { StageRun } from "./stage-run.ts";
 
 /** release() waits so long until what was released is off the disk; what a program still reads through the kernel takes longer. */
 const RELEASE_PATIENCE_MS = 60_000;
+/** Of a dataset there are two at most. */
+const MANIFEST_TRIES_MAX = 3;
 
 export interface StageOptions {
   readonly signal?: AbortSignal;
@@ -86,12 +88,13 @@ export class StagingArea implements Staging {
   readonly #chunkUsers = new Map<string, { ref: ChunkRef; users: Set<string> }>();
   readonly #running = new Map<string, StageRun | null>();
   #turn: Promise<unknown> = Promise.resolve();
-  #closing = new AbortController();
+  /** Aborted when what runs has to end. */
+  #ending = new AbortController();
 
   private constructor(options: StagingOptions) {
     const { pool, disk, arena, node, hooks } = options;
     this.options = options;
-    this.calls = new SnapshotCalls(node, { onChange: hooks.onChange });
+    this.calls = new SnapshotCalls(node, { onChange: hooks.onChange, onFault: (error) => this.#damaged(error) });
     this.images = new Images({ path: pool.filesPath, space: pool.space, disk, arena });
     this.files = new ManifestFiles(pool.stagingPath);
   }
@@ -103,8 +106,20 @@ export class StagingArea implements Staging {
     return area;
   }
 
-  canonical(namespace: string): Canonical {
-    return new Canonical(this.options.node, this.options.keys.namespace(namespace));
+  canonical(namespace: string, signal: AbortSignal | null = null): Canonical {
+    return new Canonical(this.options.node, this.options.keys.namespace(namespace), signal);
+  }
+
+  /** The next staging makes a new manifest. */
+  #damaged({ manifest, message }: ManifestError): void {
+    this.options.disk.onFault("crc", message);
+    for (const dataset of this.#datasets.values()) {
+      if (dataset.manifest !== manifest) continue;
+      dataset.manifest = null;
+      manifest.close();
+      // A run of it that is under way will put a new one in its place.
+      if (!this.#running.has(dataset.id)) void this.#inTurn(null, () => this.files.destroyComplete(dataset.id)).catch(() => undefined);
+    }
   }
 
   // ---- staging ----
@@ -114,13 +129,13 @@ export class StagingArea implements Staging {
     const id = datasetId(name);
     if (this.#running.has(id)) throw new StagingError("busy", `${name.path}: is being staged or released already`);
     this.#running.set(id, null);
-    const signals = [this.#closing.signal];
+    const signals = [this.#ending.signal];
     if (signal !== undefined) signals.push(signal);
     const timeout = timeoutMs === undefined ? null : AbortSignal.timeout(timeoutMs);
     if (timeout !== null) signals.push(timeout);
     const ended = AbortSignal.any(signals);
     try {
-      await this.#inTurn(ended, () => this.#stage(id, name, ended, onProgress ?? (() => {})));
+      await this.#inTurn(ended, () => this.#stageAnyway(id, name, ended, onProgress ?? (() => {})));
     } catch (error) {
       if (error instanceof StagingError) throw error;
       if (timeout?.aborted === true)
@@ -151,9 +166,22 @@ export class StagingArea implements Staging {
     }
   }
 
+  /** Manifests that turn out to be damaged are done without. */
+  async #stageAnyway(id: string, name: DatasetName, signal: AbortSignal, onProgress: (progress: StageProgress) => void): Promise<void> {
+    for (let tries = 1; ; tries++) {
+      try {
+        return await this.#stage(id, name, signal, onProgress);
+      } catch (error) {
+        if (!(error instanceof ManifestError) || tries === MANIFEST_TRIES_MAX) throw error;
+        if (error.manifest.file === this.files.nextPathOf(id)) await this.files.destroyNext(id);
+        else this.calls.fail(error);
+      }
+    }
+  }
+
   async #stage(id: string, name: DatasetName, signal: AbortSignal, onProgress: (progress: StageProgress) => void): Promise<void> {
     const { pool, disk, hooks, log } = this.options;
-    const canonical = this.canonical(name.namespace);
+    const canonical = this.canonical(name.namespace, signal);
     const dataset = this.#datasets.get(id) ?? { id, name, manifest: null, isDamaged: false, totals: { files: 0, bytes: 0 } };
     this.#datasets.set(id, dataset);
     const manifest = new Manifest(this.files.nextPathOf(id), name);
@@ -191,7 +219,6 @@ export class StagingArea implements Staging {
       unwatch();
       const { progress } = this.#running.get(id) ?? {};
       if (progress !== undefined && dataset.manifest === null) dataset.totals = { files: progress.files, bytes: progress.bytes };
-      manifest.checkpoint();
       manifest.close();
       room.settle();
       if (outcome === "in vain") await this.#discardNext(dataset);
@@ -361,13 +388,6 @@ export class StagingArea implements Staging {
 
   // ---- what there is ----
 
-  /** What staging has on the disk, but for pinned chunks: looked at, not remembered. */
-  get diskBytes(): number {
-    let bytes = this.images.allBytesOnDisk;
-    for (const id of this.files.ids()) bytes += manifestBytes(this.files.pathOf(id)) + manifestBytes(this.files.nextPathOf(id));
-    return bytes;
-  }
-
   datasets(): readonly StagedDataset[] {
     return [...this.#datasets.values()].map(({ id, name, manifest, isDamaged, totals }) => {
       const progress = this.#running.get(id)?.progress;
@@ -382,6 +402,15 @@ export class StagingArea implements Staging {
     return this.#datasets;
   }
 
+  /** A dataset of which the manifests are of no use. */
+  forget(id: string): void {
+    const dataset = this.#datasets.get(id);
+    this.#datasets.delete(id);
+    if (dataset === undefined || dataset.manifest === null) return;
+    this.calls.snapshot(dataset.name.namespace).remove(dataset.manifest);
+    dataset.manifest.close();
+  }
+
   addUnfinished(dataset: Dataset): void {
     this.#datasets.set(dataset.id, dataset);
   }
@@ -393,13 +422,16 @@ export class StagingArea implements Staging {
     return image?.verified === true ? image.file : null;
   }
 
-  /** Everything was wiped, or will be: the snapshot ends. */
-  forgetAll(): void {
+  /** Everything will be wiped: what runs ends, and the snapshot with it. */
+  async forgetAll(): Promise<void> {
+    this.#ending.abort(new Error("the caches are wiped"));
+    this.#ending = new AbortController();
     for (const { name, manifest } of this.#datasets.values()) {
       if (manifest === null) continue;
       this.calls.changed(name.namespace, this.calls.snapshot(name.namespace).remove(manifest));
       manifest.close();
     }
+    await this.#turn.catch(() => undefined);
     this.#datasets.clear();
     this.#chunkUsers.clear();
     this.images.forgetAll();
@@ -407,11 +439,10 @@ export class StagingArea implements Staging {
 
   /** Ends what runs, and the use of the pool; the datasets stay in it. */
   async close(): Promise<void> {
-    this.#closing.abort(new Error("the mount ends"));
+    this.#ending.abort(new Error("the mount ends"));
     await this.#turn.catch(() => undefined);
     for (const { manifest } of this.#datasets.values()) {
       if (manifest === null) continue;
-      manifest.checkpoint();
       manifest.close();
     }
     // A second close finds nothing to do.
