@@ -186,10 +186,9 @@ export class StagingArea implements Staging {
     this.#datasets.set(id, dataset);
     const manifest = new Manifest(this.files.nextPathOf(id), name);
     const room = new ManifestRoom(manifest.file, pool.space, (bytes) => disk.makeRoom(bytes));
+    // Until the new snapshot holds, nobody else takes note of what this client changes.
     const touched = new Set<number>();
-    const unwatch = this.calls.watchCommits((ns, inos) => {
-      if (ns === name.namespace) for (const ino of inos) touched.add(ino);
-    });
+    using _watch = this.#watchCommits(name.namespace, touched);
     let outcome: "complete" | "to go on" | "in vain" = "to go on";
     try {
       await hooks.beforeStage?.();
@@ -216,15 +215,21 @@ export class StagingArea implements Staging {
       if (error instanceof StagingError) outcome = "in vain";
       throw error;
     } finally {
-      unwatch();
       const { progress } = this.#running.get(id) ?? {};
       if (progress !== undefined && dataset.manifest === null) dataset.totals = { files: progress.files, bytes: progress.bytes };
       manifest.close();
       room.settle();
       if (outcome === "in vain") await this.#discardNext(dataset);
     }
-    await this.#activate(dataset);
+    await this.#activate(dataset, touched);
     log.info({ path: name.path, files: dataset.totals.files, bytes: dataset.totals.bytes }, "staged");
+  }
+
+  #watchCommits(namespace: string, touched: Set<number>): Disposable {
+    const unwatch = this.calls.watchCommits((ns, inos) => {
+      if (ns === namespace) for (const ino of inos) touched.add(ino);
+    });
+    return { [Symbol.dispose]: unwatch };
   }
 
   #isThere(namespace: string, row: InodeRow): boolean {
@@ -248,7 +253,7 @@ export class StagingArea implements Staging {
   }
 
   /** The finished manifest takes the place of the one before. */
-  async #activate(dataset: Dataset): Promise<void> {
+  async #activate(dataset: Dataset, touched: ReadonlySet<number>): Promise<void> {
     const { pool } = this.options;
     const { id, name } = dataset;
     const before = dataset.manifest;
@@ -262,6 +267,7 @@ export class StagingArea implements Staging {
     const manifest = new Manifest(this.files.pathOf(id));
     this.take(dataset, manifest);
     for (const ino of snapshot.add(manifest)) changed.add(ino);
+    snapshot.leave(touched);
     this.calls.changed(name.namespace, [...changed]);
     for (const row of stale) {
       const now = manifest.inode(row.ino);
