@@ -10,7 +10,7 @@ import { CacheFolder } from "./cache-folder.ts";
 import { ChunkIndex } from "./chunk-index.ts";
 import { DiskCache } from "./disk-cache.ts";
 import { Pool, type PoolOwner } from "./pool.ts";
-import { CacheCapacityExceeded } from "./staging/limits.ts";
+import { CacheCapacityExceeded } from "./staging-error.ts";
 
 const OWNER: PoolOwner = { tenant: "t", cluster: "c", mode: "organic", kind: "mount", mountpoint: null };
 

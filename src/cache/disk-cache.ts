@@ -19,8 +19,8 @@ import { Eviction } from "./eviction.ts";
 import { InsertQueue } from "./insert-queue.ts";
 import type { Pool } from "./pool.ts";
 import { bytesOnDisk } from "./space.ts";
-import type { StagedImageFile, StagingDisk } from "./staging/disk-side.ts";
-import { CacheCapacityExceeded } from "./staging/limits.ts";
+import type { StagedImageFile, StagingDisk } from "./staging-disk.ts";
+import { CacheCapacityExceeded } from "./staging-error.ts";
 import type { WipeProgress, WipeReport } from "./wipe.ts";
 
 export interface DiskCacheOptions {

@@ -2,7 +2,7 @@
 import { blockBytes, blockCount } from "../crypto/chunk-seal.ts";
 import { BLOCK_BYTES } from "../protocol/limits.ts";
 import type { ChunkIndex } from "./chunk-index.ts";
-import type { StagedImageFile } from "./staging/disk-side.ts";
+import type { StagedImageFile } from "./staging-disk.ts";
 
 interface Image {
   readonly file: StagedImageFile;

@@ -1,10 +1,10 @@
 /** kiseki stage --daemon: finds the daemon that has the dataset, or starts one, and has it stage. */
 import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { datasetId, datasetName } from "../cache/staging/datasets.ts";
 import type { ClientConfig, GivenOptions } from "../config/mount-config.ts";
 import { resolveClientConfig } from "../config/mount-config.ts";
 import type { Credentials } from "../crypto/credentials.ts";
+import { datasetId, datasetName } from "../staging/datasets.ts";
 import { defaultLogFile, runBackground, startBackground } from "./background-process.ts";
 import { CliError, ExitStatus } from "./failure.ts";
 import { openCredentials } from "./open-credentials.ts";

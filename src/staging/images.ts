@@ -4,12 +4,12 @@
  */
 import { existsSync, mkdirSync, readdirSync, statSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { BLOCK_BYTES } from "../../protocol/limits.ts";
-import type { BlockArena } from "../block-arena.ts";
-import { ImageFile } from "../image-file.ts";
-import { bytesOnDisk, type Space } from "../space.ts";
-import { zeroizeFiles } from "../zeroize.ts";
-import type { StagingDisk } from "./disk-side.ts";
+import type { BlockArena } from "../cache/block-arena.ts";
+import { ImageFile } from "../cache/image-file.ts";
+import { bytesOnDisk, type Space } from "../cache/space.ts";
+import type { StagingDisk } from "../cache/staging-disk.ts";
+import { zeroizeFiles } from "../cache/zeroize.ts";
+import { BLOCK_BYTES } from "../protocol/limits.ts";
 import { imageBlocks, readTable, tablePath, tableSum, verifiedBlocks, writeTable } from "./image-io.ts";
 import type { PlacedChunk } from "./layout.ts";
 import type { InodeRow } from "./manifest.ts";

@@ -4,7 +4,7 @@
  * programs read from a mount anyway.
  */
 import { closeSync, constants, fstatSync, ftruncateSync, openSync, readFileSync, readv, writeFileSync, writev } from "node:fs";
-import { BLOCK_BYTES } from "../../protocol/limits.ts";
+import { BLOCK_BYTES } from "../protocol/limits.ts";
 
 /** What O_DIRECT wants lengths to be multiples of, on any device (4 KiB sectors). */
 const SECTOR_BYTES = 4_096;

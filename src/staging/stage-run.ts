@@ -1,9 +1,9 @@
 /** One run of staging a dataset: the walk, the fetching, and what is reported meanwhile. Fills a manifest that nobody uses yet. */
-import type { StageProgress } from "../control/control.ts";
-import { bytesOnDisk } from "../space.ts";
+import type { StageProgress } from "../cache/control/control.ts";
+import { bytesOnDisk } from "../cache/space.ts";
+import { CacheCapacityExceeded } from "../cache/staging-error.ts";
 import type { Canonical } from "./canonical.ts";
 import { capacityMessage, Fetch, type FetchOptions } from "./fetch.ts";
-import { CacheCapacityExceeded } from "./limits.ts";
 import { DataKind, type InodeRow, type Manifest } from "./manifest.ts";
 import type { ManifestRoom } from "./manifest-room.ts";
 import { Walk } from "./walk.ts";

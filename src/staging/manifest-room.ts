@@ -1,7 +1,7 @@
 /** Room on the disk for a manifest: had before it grows. */
 import { statSync } from "node:fs";
-import { MIB } from "../../protocol/limits.ts";
-import type { Space } from "../space.ts";
+import type { Space } from "../cache/space.ts";
+import { MIB } from "../protocol/limits.ts";
 
 /** What one page of a listing may add, in the database and in its journal. */
 const HEADROOM_BYTES = 4 * MIB;

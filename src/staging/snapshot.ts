@@ -2,8 +2,8 @@
  * The staged datasets of one namespace, as answers in the node's place. What stands in a complete manifest is answered from it, until this
  * client changes it, or it is released. Where two datasets hold one inode, the one that was staged last counts.
  */
-import type { Counters, InodeBundle, ListEntry, StoredRecord } from "../../protocol/messages.ts";
-import { inodeOfKey } from "../../protocol/record-keys.ts";
+import type { Counters, InodeBundle, ListEntry, StoredRecord } from "../protocol/messages.ts";
+import { inodeOfKey } from "../protocol/record-keys.ts";
 import { DataKind, type InodeRow, type Manifest, StageState } from "./manifest.ts";
 
 /** A folder on the way to a dataset, for when no node can be reached. */

@@ -2,20 +2,21 @@
  * The second half of staging: brings the data of the files that the walk found into the pool, many blocks at a time, straight from the
  * arena's cells to the disk. What comes was opened and verified by who brings it.
  */
-import { blockBytes, blockCount, type ChunkRef } from "../../crypto/chunk-seal.ts";
-import type { StoredMap } from "../../fs/composition.ts";
-import { NodeError } from "../../protocol/errors.ts";
-import { BLOCK_BYTES } from "../../protocol/limits.ts";
-import { regionOfKey, regionPrefix } from "../../protocol/record-keys.ts";
-import type { BlockArena } from "../block-arena.ts";
-import type { Space } from "../space.ts";
+
+import type { BlockArena } from "../cache/block-arena.ts";
+import type { Space } from "../cache/space.ts";
+import type { StagingDisk } from "../cache/staging-disk.ts";
+import { CacheCapacityExceeded } from "../cache/staging-error.ts";
+import { blockBytes, blockCount, type ChunkRef } from "../crypto/chunk-seal.ts";
+import type { StoredMap } from "../fs/composition.ts";
+import { NodeError } from "../protocol/errors.ts";
+import { BLOCK_BYTES } from "../protocol/limits.ts";
+import { regionOfKey, regionPrefix } from "../protocol/record-keys.ts";
 import { abortable } from "./abortable.ts";
 import type { Canonical } from "./canonical.ts";
-import type { StagingDisk } from "./disk-side.ts";
 import { ImageWriter, imageBlocks, readTable, tablePath, tableSum } from "./image-io.ts";
 import { type Images, imageDiskBytes } from "./images.ts";
 import { type FileLayout, layoutOf, type PlacedChunk } from "./layout.ts";
-import { CacheCapacityExceeded } from "./limits.ts";
 import { DataKind, type InodeRow, type Manifest, StageState } from "./manifest.ts";
 import { putWhole } from "./put-whole.ts";
 

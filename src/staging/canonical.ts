@@ -1,13 +1,13 @@
 /** Records of a namespace as the node has them, sealed, with what they say when opened: opening is what verifies them. */
 
-import { nameHash } from "../../crypto/name-hash.ts";
-import type { NamespaceKeys } from "../../crypto/namespace-keys.ts";
-import { openRecord } from "../../crypto/record-seal.ts";
-import { decodeRegion, type StoredMap } from "../../fs/composition.ts";
-import { decodeDentry, decodeInode, type InodeAttributes } from "../../fs/inode-record.ts";
-import type { AnswerOf, InodeBundle, RequestOf, StoredRecord } from "../../protocol/messages.ts";
-import { dentryKey, inodeKey, inodePrefix, prefixEnd, regionKey } from "../../protocol/record-keys.ts";
-import type { ClientRequestOp } from "../../transport/node-client-options.ts";
+import { nameHash } from "../crypto/name-hash.ts";
+import type { NamespaceKeys } from "../crypto/namespace-keys.ts";
+import { openRecord } from "../crypto/record-seal.ts";
+import { decodeRegion, type StoredMap } from "../fs/composition.ts";
+import { decodeDentry, decodeInode, type InodeAttributes } from "../fs/inode-record.ts";
+import type { AnswerOf, InodeBundle, RequestOf, StoredRecord } from "../protocol/messages.ts";
+import { dentryKey, inodeKey, inodePrefix, prefixEnd, regionKey } from "../protocol/record-keys.ts";
+import type { ClientRequestOp } from "../transport/node-client-options.ts";
 import { abortable } from "./abortable.ts";
 import type { AnyCalls } from "./snapshot-calls.ts";
 

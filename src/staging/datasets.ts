@@ -2,8 +2,8 @@
 import { createHash } from "node:crypto";
 import { existsSync, readdirSync, renameSync } from "node:fs";
 import { join } from "node:path";
-import { zeroizeFiles } from "../zeroize.ts";
-import { StagingError } from "./limits.ts";
+import { StagingError } from "../cache/staging-error.ts";
+import { zeroizeFiles } from "../cache/zeroize.ts";
 import { type DatasetName, Manifest } from "./manifest.ts";
 
 const ID_HEX_DIGITS = 32;

@@ -2,12 +2,14 @@
  * The first half of staging: reads the folders of a dataset and puts what the node has into a manifest: entries, attributes, extents, and
  * with them small files' data. Per file it is of one moment; the folder as a whole may change while it is read.
  */
-import { FileType, type InodeAttributes } from "../../fs/inode-record.ts";
-import { REGION_BYTES } from "../../fs/offsets.ts";
-import type { Counters, InodeBundle, ListEntry, StoredRecord } from "../../protocol/messages.ts";
-import { dentryKey, dentryPrefix, inodeKey, inodePrefix, NAME_HASH_BYTES, prefixEnd, regionKey } from "../../protocol/record-keys.ts";
+
+import { StagingError } from "../cache/staging-error.ts";
+import { FileType, type InodeAttributes } from "../fs/inode-record.ts";
+import { REGION_BYTES } from "../fs/offsets.ts";
+import type { Counters, InodeBundle, ListEntry, StoredRecord } from "../protocol/messages.ts";
+import { dentryKey, dentryPrefix, inodeKey, inodePrefix, NAME_HASH_BYTES, prefixEnd, regionKey } from "../protocol/record-keys.ts";
 import type { Canonical, WholeInode } from "./canonical.ts";
-import { STAGE_DEPTH_MAX, STAGE_FILES_MAX, StagingError } from "./limits.ts";
+import { STAGE_DEPTH_MAX, STAGE_FILES_MAX } from "./limits.ts";
 import { DataKind, hasDataOutside, type InodeRow, type Manifest, StageState } from "./manifest.ts";
 import { putWhole } from "./put-whole.ts";
 

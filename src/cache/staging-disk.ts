@@ -1,5 +1,5 @@
 /** What staging needs of L2 (DiskCache): to be told where the blocks of staged chunks stand, and never to give them up. */
-import type { ChunkRef } from "../../crypto/chunk-seal.ts";
+import type { ChunkRef } from "../crypto/chunk-seal.ts";
 
 /** A file that holds chunks whole, contiguous and at block boundaries. */
 export interface StagedImageFile {

@@ -1,7 +1,7 @@
 /** Puts an inode with all its records into a manifest. */
-import type { StoredMap } from "../../fs/composition.ts";
-import { FileType } from "../../fs/inode-record.ts";
-import { inodePrefix, isRegionKey, regionOfKey } from "../../protocol/record-keys.ts";
+import type { StoredMap } from "../fs/composition.ts";
+import { FileType } from "../fs/inode-record.ts";
+import { inodePrefix, isRegionKey, regionOfKey } from "../protocol/record-keys.ts";
 import type { Canonical, WholeInode } from "./canonical.ts";
 import { layoutOf } from "./layout.ts";
 import { DataKind, hasDataOutside, type InodeRow, type Manifest, StageState } from "./manifest.ts";

@@ -2,20 +2,21 @@
  * Staging, as a mount or a staging daemon that has a pool sees it: the datasets in the pool, the snapshot in front of the node
  * (snapshot-calls.ts), the images, and the runs that stage.
  */
-import type { ChunkRef } from "../../crypto/chunk-seal.ts";
-import type { KeyRing } from "../../crypto/key-ring.ts";
-import type { BackingFile, StagedImages } from "../backing-file.ts";
-import type { BlockArena } from "../block-arena.ts";
-import { ControlError, type StageProgress, type StagingControl } from "../control/control.ts";
-import type { StagedDataset } from "../control/stats.ts";
-import type { Pool } from "../pool.ts";
+
+import type { BackingFile, StagedImages } from "../cache/backing-file.ts";
+import type { BlockArena } from "../cache/block-arena.ts";
+import { ControlError, type StageProgress, type StagingControl } from "../cache/control/control.ts";
+import type { StagedDataset } from "../cache/control/stats.ts";
+import type { Pool } from "../cache/pool.ts";
+import type { StagingDisk } from "../cache/staging-disk.ts";
+import { StagingError } from "../cache/staging-error.ts";
+import type { ChunkRef } from "../crypto/chunk-seal.ts";
+import type { KeyRing } from "../crypto/key-ring.ts";
 import { adoptDatasets } from "./adopt.ts";
 import { Canonical } from "./canonical.ts";
 import { datasetId, datasetName, ManifestFiles, type Namespaces, shownPath } from "./datasets.ts";
-import type { StagingDisk } from "./disk-side.ts";
 import { layoutIn } from "./fetch.ts";
 import { Images } from "./images.ts";
-import { StagingError } from "./limits.ts";
 import { DataKind, type DatasetName, hasDataOutside, type InodeRow, Manifest, ManifestError, StageState } from "./manifest.ts";
 import { ManifestRoom, manifestBytes } from "./manifest-room.ts";
 import { hasImage } from "./snapshot.ts";

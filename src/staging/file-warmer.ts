@@ -3,7 +3,7 @@
  * several have, the whole file is read in once, from start to end, in the background: 10,000 small files are then there in 50 ms.
  */
 import { open } from "node:fs/promises";
-import { KIB, MIB } from "../../protocol/limits.ts";
+import { KIB, MIB } from "../protocol/limits.ts";
 
 /** A read from memory takes some 5 us, one from an NVMe disk 50 and more. */
 const COLD_READ_MS = 0.04;
