@@ -32,9 +32,9 @@ export function datasetName(namespaces: Namespaces, path: string): DatasetName {
   return { namespace, path: `/${components.join("/")}`, inNamespace: `/${rest.join("/")}` };
 }
 
-/** The path of a dataset as this process shows it: another one may have staged it. */
+/** The path of a dataset as this process shows it: another one may have staged it, in a namespace that is not to be seen here. */
 export function shownPath(namespaces: Namespaces, { namespace, inNamespace }: DatasetName): string {
-  if (onlyNamespace(namespaces) !== null) return inNamespace;
+  if (onlyNamespace(namespaces) === namespace) return inNamespace;
   return inNamespace === "/" ? `/${namespace}` : `/${namespace}${inNamespace}`;
 }
 

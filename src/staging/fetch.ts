@@ -176,6 +176,9 @@ export class Fetch {
     await this.#reserve(missing);
     try {
       const crcs = await this.#writeImage(path, bytes, chunks, before > 0);
+      // Read back: what is wrong now would be found out when nobody can be asked any more.
+      const right = await images.verifiedBlocks(path, bytes, crcs);
+      if (right < crcs.length) throw new Error(`${path}: block ${right} is not what was written: the disk is failing`);
       space.settle(missing);
       manifest.setTableSum(row.ino, tableSum(crcs));
       images.use(images.add(path, bytes, crcs, chunks, diskBytes, true), this.#options.dataset);

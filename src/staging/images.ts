@@ -56,6 +56,8 @@ export class Images {
   readonly #holders = new Map<string, number>();
   /** Ends when what was dropped is off the disk. */
   readonly #leaving = new Set<Promise<void>>();
+  /** The same for those that programs still have open. */
+  readonly #inUse = new Set<Promise<void>>();
   readonly #leavingPaths = new Set<string>();
 
   constructor(options: ImagesOptions) {
@@ -133,16 +135,13 @@ export class Images {
     if (this.#images.get(image.path) !== image) return 0;
     this.#images.delete(image.path);
     this.#leavingPaths.add(image.path);
-    const leaving: Promise<void> = this.#destroy(image).finally(() => {
-      this.#leaving.delete(leaving);
-      this.#leavingPaths.delete(image.path);
-    });
+    const leaving: Promise<void> = this.#destroy(image).finally(() => this.#leaving.delete(leaving));
     this.#leaving.add(leaving);
     return image.diskBytes;
   }
 
   async #destroy(image: Image): Promise<void> {
-    const { disk, space } = this.#options;
+    const { disk } = this.#options;
     const { number } = image;
     image.number = 0;
     if (number > 0) await disk.dropImage(number);
@@ -152,9 +151,18 @@ export class Images {
       for (const other of [...this.#images.values()]) if (other.chunks.some(({ key }) => shared.has(key))) await this.#addAgain(other);
     }
     // Who has it open through the kernel reads it past us: zeros would be wrong bytes.
-    await image.file.whenUnused();
+    if (image.file.isUnused) return await this.#destroyUnused(image);
+    const unused: Promise<void> = image.file
+      .whenUnused()
+      .then(() => this.#destroyUnused(image))
+      .finally(() => this.#inUse.delete(unused));
+    this.#inUse.add(unused);
+  }
+
+  async #destroyUnused(image: Image): Promise<void> {
     await this.#zeroize(image.path);
-    space.release(image.diskBytes);
+    this.#options.space.release(image.diskBytes);
+    this.#leavingPaths.delete(image.path);
   }
 
   /** Returns those of its chunks that other images hold too. */
@@ -211,9 +219,10 @@ export class Images {
     this.#holders.clear();
   }
 
-  /** Resolves when everything that was dropped before is off the disk; what a program has open through the kernel is not waited for. */
+  /** Resolves when everything that was dropped before is off the disk; what programs have open through the kernel is waited for so long. */
   async settled(patienceMs: number): Promise<void> {
-    await Promise.race([Promise.all(this.#leaving), Bun.sleep(patienceMs)]);
+    await Promise.all(this.#leaving);
+    await Promise.race([Promise.all(this.#inUse), Bun.sleep(patienceMs)]);
   }
 }
 

@@ -23,8 +23,8 @@ import { hasImage } from "./snapshot.ts";
 import { type AnyCalls, SnapshotCalls } from "./snapshot-calls.ts";
 import { StageRun } from "./stage-run.ts";
 
-/** release() waits so long until what was released is off the disk; what a program still reads through the kernel takes longer. */
-const RELEASE_PATIENCE_MS = 60_000;
+/** release() waits so long for programs that have an image open through the kernel; their images go when they let go. */
+const RELEASE_PATIENCE_MS = 10_000;
 /** Of a dataset there are two at most. */
 const MANIFEST_TRIES_MAX = 3;
 
@@ -130,7 +130,8 @@ export class StagingArea implements Staging {
     const id = datasetId(name);
     if (this.#running.has(id)) throw new StagingError("busy", `${name.path}: is being staged or released already`);
     this.#running.set(id, null);
-    const signals = [this.#ending.signal];
+    const ending = this.#ending.signal;
+    const signals = [ending];
     if (signal !== undefined) signals.push(signal);
     const timeout = timeoutMs === undefined ? null : AbortSignal.timeout(timeoutMs);
     if (timeout !== null) signals.push(timeout);
@@ -144,6 +145,7 @@ export class StagingArea implements Staging {
           "timeout",
           `${name.path}: not staged within ${(timeoutMs ?? 0) / 1_000} s; what is there stays for the next try`,
         );
+      if (ending.aborted) throw new StagingError("cancelled", `${name.path}: staging ended, as ${ending.reason.message}`);
       if (ended.aborted) throw new StagingError("cancelled", `${name.path}: staging was cancelled; what is there stays for the next try`);
       throw error;
     } finally {
@@ -358,8 +360,10 @@ export class StagingArea implements Staging {
   // ---- release ----
 
   release(path: string): Promise<number> {
-    const id = datasetId(datasetName(this.options.namespaces, path));
-    if (!this.#datasets.has(id)) throw new ControlError("not_found", `${path}: is not staged`);
+    const { namespaces } = this.options;
+    const { path: wanted } = datasetName(namespaces, path);
+    const id = [...this.#datasets.values()].find(({ name }) => shownPath(namespaces, name) === wanted)?.id;
+    if (id === undefined) throw new ControlError("not_found", `${path}: is not staged`);
     if (this.#running.has(id)) throw new ControlError("conflict", `${path}: is being staged or released`);
     this.#running.set(id, null);
     return this.#inTurn(null, () => this.#release(id)).finally(() => this.#running.delete(id));
@@ -431,7 +435,7 @@ export class StagingArea implements Staging {
 
   /** Everything will be wiped: what runs ends, and the snapshot with it. */
   async forgetAll(): Promise<void> {
-    this.#ending.abort(new Error("the caches are wiped"));
+    this.#ending.abort(new Error("the caches were wiped"));
     this.#ending = new AbortController();
     for (const { name, manifest } of this.#datasets.values()) {
       if (manifest === null) continue;
@@ -446,7 +450,7 @@ export class StagingArea implements Staging {
 
   /** Ends what runs, and the use of the pool; the datasets stay in it. */
   async close(): Promise<void> {
-    this.#ending.abort(new Error("the mount ends"));
+    this.#ending.abort(new Error("the mount has ended"));
     await this.#turn.catch(() => undefined);
     for (const { manifest } of this.#datasets.values()) {
       if (manifest === null) continue;
