@@ -1,6 +1,6 @@
 /** The storage node is restarted or killed under mounts with writers: they go on, and nothing that was acknowledged is lost. */
 import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
-import { mkdirSync, readFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { cleanEnvironment, cleanUp, KISEKI, run, runOk, TestMount, TestNode, tempFolder } from "./support/harness.ts";
 
@@ -73,7 +73,8 @@ for (const signal of ["SIGTERM", "SIGKILL"] as const) {
       stdout: "ignore",
       stderr: "pipe",
     });
-    const rounds = () => readFileSync(acknowledged, "utf8").split("\n").length - 1;
+    const rounds = () => (existsSync(acknowledged) ? readFileSync(acknowledged, "utf8").split("\n").length - 1 : 0);
+    while (rounds() === 0 && writer.exitCode === null) await Bun.sleep(50);
     await Bun.sleep(BETWEEN_RESTARTS_MS);
     for (let i = 0; i < RESTARTS; i++) {
       const before = rounds();

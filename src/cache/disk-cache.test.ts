@@ -185,8 +185,8 @@ test("chunks are read from an image, from the next one that has them when it is 
   const files = [join(pool.filesPath, "1-1"), join(pool.filesPath, "2-1")] as const;
   for (const file of files) writeFileSync(file, image);
   const [first, second] = files.map((file) => disk.addImage({ path: file, bytes: image.length, crcs, chunks: places })) as [number, number];
-  await idle();
-  expect(existsSync(fileOf(chunks[0] as (typeof chunks)[0]))).toBe(false);
+  // Destroying a file is not in the statistics.
+  while (existsSync(fileOf(chunks[0] as (typeof chunks)[0]))) await Bun.sleep(3);
   for (const one of chunks) expect((await read(one))?.equals(one.data)).toBe(true);
   // Nothing that stands in an image is written a second time.
   await insert(chunks[1] as (typeof chunks)[0]);

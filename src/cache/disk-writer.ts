@@ -10,7 +10,7 @@ const CLOSE_WAIT_MS = 10_000;
 type DiskWorkerLike = Pick<Worker, "postMessage" | "terminate" | "addEventListener">;
 
 /** A system call on the cache's disk failed. */
-export class DiskError extends Error {
+class DiskError extends Error {
   override readonly name = "DiskError";
   /** As in NodeJS.ErrnoException; "" where it is no system error. */
   readonly code: string;

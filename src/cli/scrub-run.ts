@@ -10,6 +10,7 @@ import { clearDeadMount } from "../mount/mountpoint.ts";
 import { CliError, ExitStatus } from "./failure.ts";
 import { ownCommand } from "./own-command.ts";
 import { humanBytes, humanCount } from "./quantities.ts";
+import { findRuntimeEntry } from "./runtime-file.ts";
 import type { ScrubCommandOptions } from "./scrub.ts";
 import { untilStopped } from "./stop-signal.ts";
 
@@ -130,7 +131,8 @@ async function scrubFolder(path: string, options: ScrubCommandOptions): Promise<
 
 /** A dead mount keeps images of staged files open in the kernel, and these can't be wiped. */
 async function letGoOf({ mountpoint }: PoolRecord): Promise<void> {
-  if (mountpoint !== null) await clearDeadMount(mountpoint);
+  // A new mount may live there: looking at it would keep whoever unmounts it at this moment from doing so (EBUSY).
+  if (mountpoint !== null && findRuntimeEntry(mountpoint) === null) await clearDeadMount(mountpoint);
 }
 
 function poolLine(folder: string, { tenant, id, state, pid, files, bytes, faults }: ScrubbedPool): string {
