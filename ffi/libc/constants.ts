@@ -35,6 +35,7 @@ export const PROT_WRITE = 0x2;
 export const MAP_PRIVATE = 0x02;
 export const MAP_ANONYMOUS = 0x20;
 export const MFD_CLOEXEC = 0x1;
+export const MADV_HUGEPAGE = 14;
 
 /** sys/mount.h */
 export const MNT_DETACH = 2;

@@ -14,6 +14,7 @@ import {
   F_SETLEASE,
   F_SETSIG,
   F_WRLCK,
+  MADV_HUGEPAGE,
   MAP_ANONYMOUS,
   MAP_PRIVATE,
   MFD_CLOEXEC,
@@ -43,6 +44,7 @@ const library = dlopen(LIBC, {
   ioctl: { args: ["int", "u64", "ptr"], returns: "int" },
   socketpair: { args: ["int", "int", "int", "ptr"], returns: "int" },
   mmap: { args: ["ptr", "u64", "int", "int", "int", "i64"], returns: FFIType.i64_fast },
+  madvise: { args: ["ptr", "u64", "int"], returns: "int" },
   munmap: { args: ["ptr", "u64"], returns: "int" },
   umount2: { args: ["ptr", "int"], returns: "int" },
   lseek: { args: ["int", "i64", "int"], returns: FFIType.i64_fast },
@@ -161,6 +163,11 @@ export function mapAnonymous(length: number): Pointer {
 
 export function unmap(address: Pointer, length: number): void {
   check("munmap", libc.munmap(address, length));
+}
+
+/** madvise(2) with MADV_HUGEPAGE. It is advice: that it can't be followed is no error. */
+export function adviseHugePages(address: Pointer, length: number): void {
+  libc.madvise(address, length, MADV_HUGEPAGE);
 }
 
 /** umount2(2). Never call it on this process's own live mount: it may wait for a request that only this thread answers. */

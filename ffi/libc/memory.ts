@@ -1,5 +1,19 @@
-import { type Pointer, toArrayBuffer } from "bun:ffi";
-import { asPointer, mapAnonymous, unmap } from "./libc.ts";
+import { type Pointer, ptr, toArrayBuffer } from "bun:ffi";
+import { adviseHugePages, asPointer, mapAnonymous, unmap } from "./libc.ts";
+
+/** A huge page of x86_64, and of aarch64 with pages of 4 KiB. */
+const HUGE_PAGE_BYTES = 2 * 1024 * 1024;
+
+/**
+ * Asks the kernel to back large memory by huge pages as it is first touched (madvise(2), MADV_HUGEPAGE). Nothing happens where it can't.
+ * `memory` must not move: a SharedArrayBuffer, or an ArrayBuffer that is far larger than what a typed array holds itself.
+ */
+export function preferHugePages(memory: SharedArrayBuffer | ArrayBuffer): void {
+  const address = Number(ptr(new Uint8Array(memory)));
+  const first = Math.ceil(address / HUGE_PAGE_BYTES) * HUGE_PAGE_BYTES;
+  const end = Math.floor((address + memory.byteLength) / HUGE_PAGE_BYTES) * HUGE_PAGE_BYTES;
+  if (first < end) adviseHugePages(asPointer(first), end - first);
+}
 
 /**
  * Memory that C may keep an address of: mapped, so that it neither moves nor is collected, as the ArrayBuffer of a typed array may be.
