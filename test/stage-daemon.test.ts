@@ -178,6 +178,8 @@ test("Ctrl-C stops staging: what is there stays, and the same command goes on", 
     expect(stderr).not.toContain("    at ");
   }
   const { id } = await daemon(cacheDir);
+  // A daemon that had nothing yet when it was interrupted ends, and may still be deleting its pool.
+  await until("one pool", () => poolsIn(cacheDir).length === 1);
   expect(poolsIn(cacheDir).map((pool) => pool.slice(-32))).toEqual([id]);
   await kiseki(["stage", "--release-all"], own);
 });
