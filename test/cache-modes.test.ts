@@ -2,8 +2,8 @@
 import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
 import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { cleanUp, runOk, TestMount, TestNode, tempFolder } from "./support/harness.ts";
-import { cacheStats, chunkFiles, expectSameBytes, filesBelow, l2Stats, MIB, untilIdle, untilStats } from "./support/l2.ts";
+import { cleanUp, runOk, TestMount, TestNode } from "./support/harness.ts";
+import { cacheStats, chunkFiles, expectSameBytes, filesBelow, l2Stats, MIB, storeFile, untilIdle, untilStats } from "./support/l2.ts";
 
 setDefaultTimeout(60_000);
 
@@ -18,11 +18,7 @@ let expected: string;
 
 beforeAll(async () => {
   node = await TestNode.start();
-  expected = join(tempFolder("expected-"), "file");
-  await runOk("dd", ["if=/dev/urandom", `of=${expected}`, "bs=1M", `count=${FILE_MIB}`, "status=none"]);
-  await using mount = await TestMount.mount(node, { args: ["--cache-mode", "bypass"] });
-  await runOk("cp", [expected, join(mount.path, "file")]);
-  await mount.unmount();
+  expected = await storeFile(node, "file", FILE_MIB);
 });
 afterAll(cleanUp);
 

@@ -7,7 +7,18 @@ import { mkdirSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync 
 import { join } from "node:path";
 import { FailingDisk, smallDisk } from "./support/disk.ts";
 import { cleanUp, runOk, TestMount, TestNode, tempFolder } from "./support/harness.ts";
-import { chunkFiles, expectSameBytes, filesBelow, l2Stats, logLines, MIB, poolFolder, untilIdle, untilStats } from "./support/l2.ts";
+import {
+  chunkFiles,
+  expectSameBytes,
+  filesBelow,
+  l2Stats,
+  logLines,
+  MIB,
+  poolFolder,
+  storeFile,
+  untilIdle,
+  untilStats,
+} from "./support/l2.ts";
 
 setDefaultTimeout(60_000);
 afterAll(cleanUp);
@@ -24,11 +35,7 @@ let expected: string;
 
 beforeAll(async () => {
   node = await TestNode.start();
-  expected = join(tempFolder("data-"), "expected");
-  await runOk("dd", ["if=/dev/urandom", `of=${expected}`, "bs=1M", `count=${FILE_MIB}`, "status=none"]);
-  const writer = await TestMount.mount(node);
-  await runOk("cp", [expected, join(writer.path, "file")]);
-  await writer.unmount();
+  expected = await storeFile(node, "file", FILE_MIB);
 });
 
 /** A mount that has read the file once, and has all of it on its disk. */

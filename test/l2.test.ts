@@ -1,8 +1,8 @@
 /** Where reads are served from: memory, then the local disk, then the node. See cache-modes.test.ts for what the modes keep. */
 import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
 import { join } from "node:path";
-import { cleanUp, runOk, TestMount, TestNode, tempFolder } from "./support/harness.ts";
-import { cacheStats, expectSameBytes, filesBelow, l2Stats, MIB, untilIdle, untilStats } from "./support/l2.ts";
+import { cleanUp, runOk, TestMount, TestNode } from "./support/harness.ts";
+import { cacheStats, expectSameBytes, filesBelow, l2Stats, MIB, storeFile, untilIdle, untilStats } from "./support/l2.ts";
 
 setDefaultTimeout(60_000);
 afterAll(cleanUp);
@@ -15,11 +15,7 @@ let expected: string;
 
 beforeAll(async () => {
   node = await TestNode.start();
-  expected = join(tempFolder("data-"), "expected");
-  await runOk("dd", ["if=/dev/urandom", `of=${expected}`, "bs=1M", `count=${FILE_MIB}`, "status=none"]);
-  const writer = await TestMount.mount(node);
-  await runOk("cp", [expected, join(writer.path, "one")]);
-  await writer.unmount();
+  expected = await storeFile(node, "one", FILE_MIB);
 });
 
 test("memory, then the disk, then the node", async () => {

@@ -127,8 +127,8 @@ test("with the node stopped, everything in a dataset can be listed and read, map
   await unmountAll(other, mount);
 });
 
-test("a pool that was left by kill -9 is taken over: by a mount without a node, and with damaged images when there is one", async () => {
-  await using other = await TestMount.mount(node);
+/** A dataset, what is seen of it, and the pool with it that a mount has left by kill -9; `adopting`: options of who takes it over. */
+async function leavePool(other: TestMount) {
   const name = await makeDataset(other);
   const before = await seen(join(other.path, name));
   const cacheDir = tempFolder("cache-");
@@ -136,8 +136,13 @@ test("a pool that was left by kill -9 is taken over: by a mount without a node, 
   const [pool = ""] = poolsIn(cacheDir);
   await stage(pool, `/${name}`);
   await first.kill();
+  return { name, before, pool, adopting: { args: ["--cache-dir", cacheDir, "-o", `pool_id=${basename(pool)}`] } };
+}
+
+test("a pool that was left by kill -9 is taken over: by a mount without a node, and with damaged images when there is one", async () => {
+  await using other = await TestMount.mount(node);
+  const { name, before, pool, adopting } = await leavePool(other);
   await node.stop();
-  const adopting = { args: ["--cache-dir", cacheDir, "-o", `pool_id=${basename(pool)}`] };
   try {
     const second = await TestMount.mount(node, adopting);
     expect(await seen(join(second.path, name))).toBe(before);
@@ -161,19 +166,13 @@ test("a pool that was left by kill -9 is taken over: by a mount without a node, 
 
 test("a damaged manifest costs nobody anything but the node's answers", async () => {
   await using other = await TestMount.mount(node);
-  const name = await makeDataset(other);
-  const before = await seen(join(other.path, name));
-  const cacheDir = tempFolder("cache-");
-  const first = await TestMount.mount(node, { args: ["--cache-dir", cacheDir] });
-  const [pool = ""] = poolsIn(cacheDir);
-  await stage(pool, `/${name}`);
-  await first.kill();
+  const { name, before, pool, adopting } = await leavePool(other);
   for (const file of readdirSync(join(pool, "staging"))) {
     const path = join(pool, "staging", file);
     // Somewhere in the sealed records, and elsewhere.
     for (let at = 9_000; at < statSync(path).size; at += 5_000) flipByte(path, at);
   }
-  await using second = await TestMount.mount(node, { args: ["--cache-dir", cacheDir, "-o", `pool_id=${basename(pool)}`] });
+  await using second = await TestMount.mount(node, adopting);
   expect(await seen(join(second.path, name))).toBe(before);
   expect(await stage(pool, `/${name}`)).toMatchObject({ state: "complete" });
   await unmountAll(other, second);

@@ -3,13 +3,25 @@ import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { CacheStats } from "../../src/cache/control/stats.ts";
 import { kiseki } from "./cli.ts";
+import { tempFolder } from "./resources.ts";
 import { runOk } from "./run.ts";
-import type { TestMount } from "./test-mount.ts";
+import { TestMount } from "./test-mount.ts";
+import type { TestNode } from "./test-node.ts";
 
 const SETTLE_PATIENCE_MS = 20_000;
 const SETTLE_POLL_MS = 50;
 
 export const MIB = 1024 * 1024;
+
+/** Puts a file of random bytes into the root of the node's namespace. Returns where a copy of it stands, outside of any mount. */
+export async function storeFile(node: TestNode, name: string, sizeMib: number): Promise<string> {
+  const copy = join(tempFolder("expected-"), name);
+  await runOk("dd", ["if=/dev/urandom", `of=${copy}`, "bs=1M", `count=${sizeMib}`, "status=none"]);
+  const writer = await TestMount.mount(node, { args: ["--cache-mode", "bypass"] });
+  await runOk("cp", [copy, join(writer.path, name)]);
+  await writer.unmount();
+  return copy;
+}
 
 export async function cacheStats(mount: TestMount): Promise<CacheStats> {
   const { status, stdout, stderr } = await kiseki(["cache", "stats", mount.path, "--json"]);
