@@ -145,21 +145,34 @@ export class ChunkIndex {
 
   /** Notes that a block is there, and its CRC32. */
   setBlock(slot: number, block: number, crc: number): void {
-    this.#checkBlock(slot, block);
-    const had = this.#hasBlock(slot, block);
+    this.setBlocks(slot, block, [crc]);
+  }
+
+  /** Notes that blocks from `first` on are there, and the CRC32 of each. */
+  setBlocks(slot: number, first: number, crcs: ArrayLike<number>): void {
+    if (crcs.length === 0) return;
+    this.#checkBlock(slot, first);
+    this.#checkBlock(slot, first + crcs.length - 1);
     const { page, at } = this.#record(slot);
-    const blocks = this.blockCount(slot);
+    const bytes = (page[at + META] as number) & BYTES_MASK;
+    const blocks = blockCount(bytes);
+    const before = this.storedBytes(slot);
     if (blocks === 1) {
       page[at + META] = (page[at + META] as number) | PRESENT;
-      page[at + SUMS] = crc;
+      page[at + SUMS] = crcs[0] as number;
     } else {
       const handle = page[at + SUMS] as number;
       const words = this.#sums.words(handle);
       const run = this.#sums.at(handle);
-      words[run + (block >>> 5)] = (words[run + (block >>> 5)] as number) | (1 << (block & 31));
-      words[run + presenceWords(blocks) + block] = crc;
+      const sums = run + presenceWords(blocks) + first;
+      for (let i = 0; i < crcs.length; i++) {
+        const block = first + i;
+        words[run + (block >>> 5)] = (words[run + (block >>> 5)] as number) | (1 << (block & 31));
+        words[sums + i] = crcs[i] as number;
+      }
     }
-    if (!had) this.#stored(slot, blockBytes(this.bytes(slot), block));
+    const added = this.storedBytes(slot) - before;
+    if (added > 0) this.#stored(slot, added);
   }
 
   /** Notes that a block is not there any more. */

@@ -47,6 +47,6 @@ async function adoptChunk(path: string, name: string, index: ChunkIndex, writer:
   const crcs = await writer.verify({ path, id, chunkBytes: bytes }).catch(() => null);
   if (crcs === null) return false;
   const slot = index.add(id, bytes);
-  for (const [block, crc] of crcs.entries()) index.setBlock(slot, block, crc);
+  index.setBlocks(slot, 0, crcs);
   return true;
 }

@@ -13,8 +13,12 @@ import type { Eviction } from "./eviction.ts";
 import type { Pool } from "./pool.ts";
 import { bytesOnDisk } from "./space.ts";
 
-/** More than the blocks of any chunk. */
-const SLOT_STRIDE = 64;
+/** Blocks of a chunk that are being written. */
+interface Write {
+  readonly first: number;
+  readonly end: number;
+  readonly done: Promise<void>;
+}
 
 /** What blocks of a chunk take up in its file; the last one has the trailer with it. */
 export function blockRoom(chunkBytes: number, first: number, count: number): number {
@@ -36,8 +40,8 @@ export interface DiskChunksParts {
 
 export class DiskChunks {
   readonly #parts: DiskChunksParts;
-  /** Blocks that are being written: slot * SLOT_STRIDE + block. */
-  readonly #writing = new Map<number, Promise<unknown>>();
+  /** By slot. */
+  readonly #writing = new Map<number, Write[]>();
   /** Room of destroyed chunks that is not free yet. */
   #leavingBytes = 0;
   insertedBlocks = 0;
@@ -53,12 +57,15 @@ export class DiskChunks {
 
   /** The block is there, or on its way. @param slot -1: the chunk is not in the index */
   isTaken(slot: number, block: number): boolean {
-    return slot >= 0 && (this.#parts.index.hasBlocks(slot, block, 1) || this.#writing.has(slot * SLOT_STRIDE + block));
+    if (slot < 0) return false;
+    const writes = this.#writing.get(slot);
+    if (writes?.some(({ first, end }) => first <= block && block < end) === true) return true;
+    return this.#parts.index.hasBlocks(slot, block, 1);
   }
 
-  /** Resolves when no block of the chunk is being written any more. */
+  /** Resolves when no block of the chunk is being written any more that is now. */
   async settled(slot: number): Promise<void> {
-    for (let block = 0; block < SLOT_STRIDE; block++) await this.#writing.get(slot * SLOT_STRIDE + block)?.catch(() => undefined);
+    await Promise.allSettled((this.#writing.get(slot) ?? []).map(({ done }) => done));
   }
 
   /**
@@ -73,10 +80,12 @@ export class DiskChunks {
     if (create) slot = index.add(ref.id, ref.bytes);
     if (pinned) index.setPinned(slot, true);
     index.hold(slot);
-    const written = this.#writeBlocks(slot, ref, first, cells, create);
-    for (let i = 0; i < cells.length; i++) this.#writing.set(slot * SLOT_STRIDE + first + i, written);
+    const write = { first, end: first + cells.length, done: this.#writeBlocks(slot, ref, first, cells, create) };
+    const writes = this.#writing.get(slot) ?? [];
+    writes.push(write);
+    this.#writing.set(slot, writes);
     try {
-      await written;
+      await write.done;
     } catch (error) {
       // Where the chunk is gone already, its file is too: nothing new.
       if (!index.isRemoved(slot)) {
@@ -87,7 +96,8 @@ export class DiskChunks {
     } finally {
       // What could not be written may be on the disk in part: its room is released with the chunk's.
       pool.space.settle(blockRoom(ref.bytes, first, cells.length));
-      for (let i = 0; i < cells.length; i++) this.#writing.delete(slot * SLOT_STRIDE + first + i);
+      writes.splice(writes.indexOf(write), 1);
+      if (writes.length === 0) this.#writing.delete(slot);
       index.release(slot);
     }
   }
@@ -98,7 +108,7 @@ export class DiskChunks {
     const path = this.path(id);
     const crcs = await writer.write({ path, id, create, chunkBytes: bytes, firstBlock: first, cells });
     if (index.isRemoved(slot)) return;
-    for (const [i, crc] of crcs.entries()) index.setBlock(slot, first + i, crc);
+    index.setBlocks(slot, first, crcs);
     this.insertedBlocks += cells.length;
     if (cells.length < blockCount(bytes) && index.isComplete(slot)) {
       const sums = Array.from({ length: blockCount(bytes) }, (_, block) => index.blockCrc(slot, block));

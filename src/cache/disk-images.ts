@@ -46,7 +46,7 @@ export class DiskImages {
     const slot = this.#index.add(ref.id, ref.bytes);
     this.#index.setPlace(slot, number, firstBlock);
     this.#index.setPinned(slot, true);
-    for (let block = 0; block < blocks; block++) this.#index.setBlock(slot, block, file.crcs[firstBlock + block] as number);
+    this.#index.setBlocks(slot, 0, file.crcs.slice(firstBlock, firstBlock + blocks));
   }
 
   /** The file's path, for a reader, who calls release(). Null: it is not to be read any more. */

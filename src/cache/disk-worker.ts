@@ -18,7 +18,17 @@ import {
 import { blockBytes, blockCount } from "../crypto/chunk-seal.ts";
 import { BLOCK_BYTES, CHUNK_MAX_BYTES } from "../protocol/limits.ts";
 import { chunkCrc32, TRAILER_BYTES } from "./chunk-trailer.ts";
-import type { DestroyJob, DiskJob, FromDiskWorker, ToDiskWorker, TrailerJob, VerifyJob, WriteJob } from "./disk-jobs.ts";
+import type {
+  DestroyJob,
+  DiskJob,
+  DiskJobResult,
+  FromDiskWorker,
+  NumberedJob,
+  ToDiskWorker,
+  TrailerJob,
+  VerifyJob,
+  WriteJob,
+} from "./disk-jobs.ts";
 
 declare const self: Worker;
 
@@ -215,6 +225,14 @@ function run(job: DiskJob): readonly number[] {
   return [];
 }
 
+function resultOf({ id, job }: NumberedJob): DiskJobResult {
+  try {
+    return { id, crcs: run(job) };
+  } catch (error) {
+    return { id, code: codeOf(error), message: error instanceof Error ? error.message : String(error) };
+  }
+}
+
 function handle(message: ToDiskWorker): FromDiskWorker | null {
   if (message.kind === "start") {
     seek = CFunction({ ptr: message.lseek as Pointer, args: ["int", "i64", "int"], returns: "i64" }) as unknown as Seek;
@@ -228,11 +246,7 @@ function handle(message: ToDiskWorker): FromDiskWorker | null {
     cells = [];
     return { kind: "closed" };
   }
-  try {
-    return { kind: "done", id: message.id, crcs: run(message.job) };
-  } catch (error) {
-    return { kind: "failed", id: message.id, code: codeOf(error), message: error instanceof Error ? error.message : String(error) };
-  }
+  return { kind: "results", results: message.jobs.map(resultOf) };
 }
 
 self.onmessage = ({ data }: MessageEvent<ToDiskWorker>): void => {

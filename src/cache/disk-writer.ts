@@ -1,10 +1,12 @@
 /** The Worker that writes and destroys chunk files (disk-worker.ts), seen from the request loop. Jobs are done in the order in which they come. */
 import { addresses } from "../../ffi/libc/libc.ts";
 import { workerUrl } from "../worker-url.ts";
-import type { DiskJob, FromDiskWorker, ToDiskWorker, TrailerJob, VerifyJob, WriteJob } from "./disk-jobs.ts";
+import type { DiskJob, DiskJobResult, FromDiskWorker, NumberedJob, ToDiskWorker, TrailerJob, VerifyJob, WriteJob } from "./disk-jobs.ts";
 
 /** A job that has begun is waited for this long at the end: a disk that hangs must not hold up an unmount for ever. */
 const CLOSE_WAIT_MS = 10_000;
+/** Jobs of one message: their results come together, and the first must not wait long. */
+const MESSAGE_JOBS_MAX = 8;
 
 /** What DiskWriter needs of a Worker. */
 type DiskWorkerLike = Pick<Worker, "postMessage" | "terminate" | "addEventListener">;
@@ -29,6 +31,8 @@ interface Pending {
 export class DiskWriter {
   readonly #worker: DiskWorkerLike;
   readonly #pending = new Map<number, Pending>();
+  /** Jobs of this turn of the event loop. */
+  #unsent: NumberedJob[] = [];
   readonly #closed = Promise.withResolvers<void>();
   #lastId = 0;
   #state: "running" | "closing" | "gone" = "running";
@@ -71,6 +75,7 @@ export class DiskWriter {
   async close(): Promise<void> {
     if (this.#state === "gone") return;
     this.#state = "closing";
+    this.#send();
     this.#post({ kind: "close" });
     const timer = setTimeout(() => this.#gone(), CLOSE_WAIT_MS);
     await this.#closed.promise;
@@ -84,8 +89,15 @@ export class DiskWriter {
     const id = ++this.#lastId;
     return new Promise((resolve, reject) => {
       this.#pending.set(id, { resolve, reject });
-      this.#post({ kind: "job", id, job });
+      this.#unsent.push({ id, job });
+      if (this.#unsent.length === MESSAGE_JOBS_MAX) this.#send();
+      else if (this.#unsent.length === 1) queueMicrotask(() => this.#send());
     });
+  }
+
+  #send(): void {
+    if (this.#unsent.length > 0 && this.#state !== "gone") this.#post({ kind: "jobs", jobs: this.#unsent });
+    this.#unsent = [];
   }
 
   #post(message: ToDiskWorker): void {
@@ -93,15 +105,16 @@ export class DiskWriter {
   }
 
   #received(message: FromDiskWorker): void {
-    if (message.kind === "closed") {
-      this.#closed.resolve();
-      return;
-    }
-    const pending = this.#pending.get(message.id);
+    if (message.kind === "closed") this.#closed.resolve();
+    else for (const result of message.results) this.#done(result);
+  }
+
+  #done(result: DiskJobResult): void {
+    const pending = this.#pending.get(result.id);
     if (pending === undefined) return;
-    this.#pending.delete(message.id);
-    if (message.kind === "done") pending.resolve(message.crcs);
-    else pending.reject(new DiskError(message.code, message.message));
+    this.#pending.delete(result.id);
+    if ("crcs" in result) pending.resolve(result.crcs);
+    else pending.reject(new DiskError(result.code, result.message));
   }
 
   #gone(): void {

@@ -18,8 +18,8 @@ const QUEUE_ARENA_PART = 4;
  * long, or for twice that, so that a chunk is written at once. That costs a third of what its parts do.
  */
 const COLLECT_MS = 30;
-/** Chunks that are being collected at most: more come only from random reads, which have nothing to wait for. */
-const COLLECTED_MAX = 16;
+/** Chunks that are being collected at most: more come only from random reads, which have nothing to wait for. The oldest half goes then, at once. */
+const COLLECTED_MAX = 32;
 
 /** Blocks of a chunk that are to be written together. */
 interface Collected {
@@ -80,7 +80,7 @@ export class InsertQueue {
     this.#pin(cells);
     let collected = this.#collected.find((one) => one.ref === ref);
     if (collected === undefined) {
-      if (this.#collected.length === COLLECTED_MAX) this.#write(this.#collected.shift());
+      if (this.#collected.length === COLLECTED_MAX) for (const oldest of this.#collected.splice(0, COLLECTED_MAX / 2)) this.#write(oldest);
       collected = { ref, cells: new Int32Array(blockCount(ref.bytes)).fill(NO_CELL), count: 0, isNew: true };
       this.#collected.push(collected);
     }
@@ -112,9 +112,7 @@ export class InsertQueue {
   }
 
   /** Writes what was collected of a chunk. */
-  #write(collected: Collected | undefined): void {
-    if (collected === undefined) return;
-    const { ref, cells } = collected;
+  #write({ ref, cells }: Collected): void {
     for (let first = 0; first < cells.length; ) {
       if (cells[first] === NO_CELL) {
         first++;
