@@ -162,3 +162,26 @@ test("an entry of a refused delta is not taken for the one that came in its plac
   writeFileSync(`${path}-0`, file);
   expect(found(0)).toEqual([1, 4]);
 });
+
+test("an entry of a refused delta that stays behind is not taken for the one that came later, elsewhere", () => {
+  for (const turned of [false, true]) {
+    const journal = started();
+    append(journal, entry(1), entry(2));
+    // Number 3 was refused: it could not be written whole, nor be erased, as the disk failed.
+    const end = journal.length;
+    const refused = new EntryWriter(MARK);
+    refused.add(entry(3));
+    // The database has been brought up to 2, and the file begins anew.
+    if (turned) journal.turn();
+    else journal.clear();
+    append(journal, entry(4, 0, 2));
+    append(journal, entry(5, 4, 4));
+    journal.close();
+    const file = readFileSync(`${path}-0`);
+    refused.bytes.copy(file, turned ? end : 3 * end);
+    writeFileSync(`${path}-0`, file);
+    expect(found(2)).toEqual([4, 5]);
+    rmSync(`${path}-0`);
+    rmSync(`${path}-1`);
+  }
+});

@@ -205,7 +205,8 @@ export class Journal {
     let syncedSeq = 0;
     for (const content of contents) {
       for (const entry of findEntries(content, this.#mark)) {
-        next.set(entry.previousSeq, entry);
+        // Of those that follow the same one, all but the last were refused; where they stand they need not have been overwritten.
+        if ((next.get(entry.previousSeq)?.seq ?? 0) < entry.seq) next.set(entry.previousSeq, entry);
         syncedSeq = Math.max(syncedSeq, entry.syncedSeq);
       }
     }
