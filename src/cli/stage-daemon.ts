@@ -15,8 +15,8 @@ import { CliError, ExitStatus, failureOf } from "./failure.ts";
 import { openClient } from "./open-client.ts";
 import type { StageDaemonReady } from "./stage-background.ts";
 
-/** Who started the daemon asks at once; where that one has died meanwhile, an empty pool is not kept. */
-const FIRST_REQUEST_MS = 60_000;
+/** Who started the daemon asks at once; where that one was interrupted meanwhile, an empty pool is not kept. */
+const FIRST_REQUEST_MS = 10_000;
 /** The answer to a request that ends the daemon has to go out first. */
 const LAST_ANSWER_MS = 100;
 
@@ -43,7 +43,7 @@ class DaemonStaging implements StagingControl {
       await work;
     } finally {
       this.#running.delete(work);
-      this.#checkEmpty();
+      this.endIfEmpty();
     }
   }
 
@@ -53,7 +53,7 @@ class DaemonStaging implements StagingControl {
 
   async release(path: string): Promise<number> {
     const bytes = await this.#inner.release(path);
-    this.#checkEmpty();
+    this.endIfEmpty();
     return bytes;
   }
 
@@ -63,7 +63,7 @@ class DaemonStaging implements StagingControl {
     await Promise.allSettled(this.#running);
   }
 
-  #checkEmpty(): void {
+  endIfEmpty(): void {
     if (this.#running.size === 0 && this.#inner.datasets().length === 0 && !this.#ending.signal.aborted) this.#onEmpty();
   }
 }
@@ -91,7 +91,7 @@ export async function stageDaemonMain({
     const caches = controlledCaches(client);
     const endSoon = (why: Why) => void setTimeout(() => ended.resolve(why), LAST_ANSWER_MS);
     const staging = new DaemonStaging(caches.staging(), () => endSoon("released"));
-    const firstRequest = setTimeout(() => ended.resolve("released"), FIRST_REQUEST_MS);
+    const firstRequest = setTimeout(() => staging.endIfEmpty(), FIRST_REQUEST_MS);
     // By request, because no node answers any more, or because the keys are gone: there is nothing left to keep.
     client.lifecycle.onWipe(() => endSoon("released"));
     const startedAt = new Date().toISOString();
@@ -108,17 +108,13 @@ export async function stageDaemonMain({
       kind: "stage",
       stats: () => collectStats({ ...identity, mode: caches.mode, pool: caches.pool }, caches.stats),
       wipe: () => caches.wipe(),
-      staging: () => {
-        clearTimeout(firstRequest);
-        return staging;
-      },
+      staging: () => staging,
       end: () => endSoon("released"),
       handOver: async (name) => {
         // Once the pool is not in use any more there is no way back.
         if (statSync(join(pool.path, name), { throwIfNoEntry: false })?.isSocket() !== true) {
           throw new ControlError("not_found", `${name}: there is no such socket in the pool`);
         }
-        clearTimeout(firstRequest);
         await staging.stop();
         await client.staging?.close();
         await client.disk?.close();
@@ -141,6 +137,7 @@ export async function stageDaemonMain({
     log.info({ pool: pool.id }, "a staging daemon has begun");
     onReady({ pool: pool.id });
     const why = await ended.promise;
+    clearTimeout(firstRequest);
     log.info({ pool: pool.id, why }, "the staging daemon ends");
     if (why === "handed over") closeServer = async () => {};
     else await staging.stop();
