@@ -194,7 +194,12 @@ export class StorageNode implements NodeServices {
   /** Stops accepting, finishes requests in flight (for a bounded time), writes everything down. */
   async stop(): Promise<void> {
     this.#listener?.close();
-    this.#folder.announce(null);
+    try {
+      this.#folder.announce(null);
+    } catch (error) {
+      // A disk that takes nothing any more. Those who are connected still get their answers.
+      this.#logger.warn({ err: error }, "the data folder still says that the node listens");
+    }
     const drained = Promise.all([...this.#connections].map((connection) => connection.drain()));
     const late = Promise.withResolvers<void>();
     const timer = setTimeout(late.resolve, DRAIN_MS);
