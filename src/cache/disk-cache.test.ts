@@ -104,7 +104,7 @@ test("chunks of any length come back as they were", async () => {
     const file = readFileSync(fileOf(one));
     expect(file.readUInt32LE(one.ref.bytes)).toBe(Bun.hash.crc32(Buffer.concat([one.ref.id, one.data])));
   }
-  expect(disk.stats()).toMatchObject({ entries: lengths.length, faults: {}, dropped: 0, outOfUse: null });
+  expect(disk.stats()).toMatchObject({ entries: lengths.length, faults: {}, dropped: 0, refused: 0, outOfUse: null });
 });
 
 test("single blocks are kept, and take no more room than they need", async () => {
@@ -144,7 +144,7 @@ test("in pinned mode what is there stays, and what has no room is not kept", asy
   for (const one of chunks) await insert(one);
   for (const one of chunks.slice(0, 4)) expect((await read(one))?.equals(one.data)).toBe(true);
   for (const one of chunks.slice(4)) expect(await read(one)).toBeNull();
-  expect(disk.stats()).toMatchObject({ entries: 4, evictions: 0, pinnedBytes: 16 * MIB - 4 * 4096, dropped: 128 });
+  expect(disk.stats()).toMatchObject({ entries: 4, evictions: 0, pinnedBytes: 16 * MIB - 4 * 4096, dropped: 0, refused: 128 });
 });
 
 test("pinning evicts what is not pinned, and then fails without giving up anything that is", async () => {

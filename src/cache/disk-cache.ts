@@ -306,6 +306,7 @@ export class DiskCache implements StagingDisk {
       entries: this.#index.size,
       insertions: this.#chunks.insertedBlocks,
       dropped: this.#queue.dropped,
+      refused: this.#queue.refused,
       evictions: this.#chunks.evictedChunks,
       faults: { ...this.#faults.counts },
       outOfUse: this.#faults.outOfUse,

@@ -62,8 +62,10 @@ export class InsertQueue {
   #timer: ReturnType<typeof setTimeout> | null = null;
   /** Until room that is being made is free. */
   readonly #waiting: Insertion[] = [];
-  /** In blocks. */
+  /** Blocks that were not written for want of time. */
   dropped = 0;
+  /** Blocks for which there was no room, and that were not worth what would have had to go. */
+  refused = 0;
 
   constructor(parts: InsertQueueParts) {
     this.#parts = parts;
@@ -149,7 +151,7 @@ export class InsertQueue {
     this.#timer = null;
   }
 
-  /** Writes what there is room for; where there is none, it waits for room that is being made, or is dropped. */
+  /** Writes what there is room for; where there is none, it waits for room that is being made, or is refused. */
   #begin({ ref, first, cells }: Insertion): void {
     const { index, chunks, space } = this.#parts;
     const slot = index.find(ref.id);
@@ -170,7 +172,7 @@ export class InsertQueue {
         this.#unpin(cells.slice(0, at));
         const rest = { ref, first: first + at, cells: cells.slice(at) };
         if (this.#makesRoom(ref, room)) this.#waiting.unshift(rest);
-        else this.#drop(rest);
+        else this.#refuse(rest);
         return;
       }
       void this.#writeRun(ref, first + at, cells.slice(at, end));
@@ -193,6 +195,11 @@ export class InsertQueue {
     } finally {
       this.#unpin(cells);
     }
+  }
+
+  #refuse({ cells }: Insertion): void {
+    this.refused += cells.length;
+    this.#unpin(cells);
   }
 
   #drop({ cells }: Insertion): void {

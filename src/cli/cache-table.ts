@@ -59,7 +59,7 @@ function counts(values: Readonly<Record<string, number>>): string {
 function disk(l2: CacheStats["l2"], mode: CacheStats["mode"]): string[] {
   if (l2 === null) return [mode === "bypass" ? "disk      not used: the mode is bypass" : "disk      not used"];
   const lines = [
-    `disk      ${humanBytes(l2.pinnedBytes)} pinned; ${humanCount(l2.insertions)} inserted, ${humanCount(l2.dropped)} dropped`,
+    `disk      ${humanBytes(l2.pinnedBytes)} pinned; ${humanCount(l2.insertions)} inserted, ${humanCount(l2.dropped)} dropped, ${humanCount(l2.refused)} refused`,
     `faults    ${counts(l2.faults)}`,
   ];
   return l2.outOfUse === null ? lines : [...lines, `OUT OF USE for this session: ${l2.outOfUse}`];

@@ -133,6 +133,11 @@ export function getPolicyCommand(options: PolicyOptions): void {
     process.stdout.write(`${JSON.stringify(chosen)}\n`);
     return;
   }
+  // Not for a program that reads what is set.
+  if (Object.values(chosen).every((values) => said(values).length === 0))
+    process.stderr.write(
+      `kiseki: nothing is set${scope.tenant === null ? "" : " at this level"}; what holds all the same: kiseki policy show-effective\n`,
+    );
   for (const [level, values] of Object.entries(chosen)) {
     for (const [key, text] of said(values)) process.stdout.write(`${level === "/" ? "cluster" : level.slice(1)}\t${key}=${text}\n`);
   }

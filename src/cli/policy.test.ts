@@ -45,7 +45,11 @@ test("set, get, unset", async () => {
     "cluster\tmax_cache_bytes=100G\ncluster\tmetadata_ttl_ms=2000\nacme\tallowed_modes=organic,bypass\nacme/default/Train\tmax_cache_bytes=1G\n";
   expect(await here("get")).toEqual([0, all, ""]);
   expect(await here("get", ...ACME)).toEqual([0, "acme\tallowed_modes=organic,bypass\n", ""]);
-  expect(await here("get", ...DEFAULT)).toEqual([0, "", ""]);
+  expect(await here("get", ...DEFAULT)).toEqual([
+    0,
+    "",
+    expect.stringMatching(/^kiseki: nothing is set at this level; .*show-effective\n$/),
+  ]);
   expect(JSON.parse((await here("get", "--json"))[1])).toEqual({
     "/": { max_cache_bytes: 100 * 2 ** 30, metadata_ttl_ms: 2_000 },
     "/acme": { allowed_modes: ["organic", "bypass"] },

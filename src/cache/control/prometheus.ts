@@ -84,7 +84,12 @@ export function prometheusText(stats: CacheStats): Promise<string> {
   if (l2 !== null) {
     page.gauge("kiseki_cache_pinned_bytes", "Bytes on the disk that are never evicted.", [[{}, l2.pinnedBytes]]);
     page.counter("kiseki_cache_insertions_total", "Blocks of 64 KiB written to the disk.", [[{}, l2.insertions]]);
-    page.counter("kiseki_cache_insertions_dropped_total", "Blocks of 64 KiB not written, for want of time or room.", [[{}, l2.dropped]]);
+    page.counter("kiseki_cache_insertions_dropped_total", "Blocks of 64 KiB not written, for want of time.", [[{}, l2.dropped]]);
+    page.counter(
+      "kiseki_cache_insertions_refused_total",
+      "Blocks of 64 KiB not written, for want of room: what is there stays, or is worth more.",
+      [[{}, l2.refused]],
+    );
     page.counter("kiseki_cache_faults_total", "Faults of the disk cache; what was asked for came from a node.", by("kind", l2.faults));
     page.gauge("kiseki_cache_disk_in_use", "0: given up for this session after faults.", [[{}, l2.outOfUse === null ? 1 : 0]]);
   }

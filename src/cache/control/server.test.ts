@@ -69,6 +69,7 @@ function stats(staging: Staging): CacheStats {
         entries: 7,
         insertions: 8,
         dropped: 9,
+        refused: 3,
         evictions: 10,
         faults: { crc: 11 },
         outOfUse: null,

@@ -49,8 +49,10 @@ export const cacheStatsSchema = z.object({
       entries: count,
       /** Blocks of 64 KiB. */
       insertions: count,
-      /** Blocks that were not inserted, as the queue was full, or there was no room. */
+      /** Blocks that were not inserted, as the queue was full. */
       dropped: count,
+      /** Blocks that were not inserted, as there was no room, and what is there stays or is worth more. */
+      refused: count,
       evictions: count,
       /** By kind: "crc", "short", "io", "no_space", ... */
       faults: z.record(z.string(), count),
