@@ -68,9 +68,12 @@ export async function mountMain(job: MountJob): Promise<void> {
       generic: config.kernelFlags.filter((flag) => process.geteuid?.() === 0 || !ROOT_ONLY_FLAGS.includes(flag)),
       log,
       stop: job.stop,
+      // A scrubber that finds a dead pool of this mountpoint asks the mount whether it is the dead one's: one that is known is left alone.
+      onMounting: (mountpoint) => {
+        forget = makeKnown(mountpoint, socket, log);
+      },
       onReady: ({ mountpoint, kernelCache }) => {
         filesystem.attach(kernelCache);
-        forget = makeKnown(mountpoint, socket, log);
         log.info({ mountpoint, source }, "mounted");
         job.onReady();
         warmUp().catch((error) => log.warn({ err: error }, "practising failed: the first requests will be slow"));

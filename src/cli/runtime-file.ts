@@ -1,6 +1,6 @@
 /**
- * What a running mount tells other kiseki commands about itself: <runtime folder>/<hash of the mountpoint>.json, written when the mount
- * answers and removed when its process ends. `kiseki umount` finds the process by it.
+ * What a running mount tells other kiseki commands about itself: <runtime folder>/<hash of the mountpoint>.json, written just before it
+ * can be seen and removed when its process ends. `kiseki umount` finds the process by it.
  */
 import { createHash } from "node:crypto";
 import { lstatSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";

@@ -131,8 +131,7 @@ async function scrubFolder(path: string, options: ScrubCommandOptions): Promise<
 
 /** A dead mount keeps images of staged files open in the kernel, and these can't be wiped. */
 async function letGoOf({ mountpoint }: PoolRecord): Promise<void> {
-  // A new mount may live there: looking at it would keep whoever unmounts it at this moment from doing so (EBUSY).
-  if (mountpoint !== null && findRuntimeEntry(mountpoint) === null) await clearDeadMount(mountpoint);
+  if (mountpoint !== null) await clearDeadMount(mountpoint, () => findRuntimeEntry(mountpoint) !== null);
 }
 
 function poolLine(folder: string, { tenant, id, state, pid, files, bytes, faults }: ScrubbedPool): string {

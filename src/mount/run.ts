@@ -35,6 +35,8 @@ export interface MountOptions {
   readonly log: MountLog;
   /** Aborted: the mount is taken out of the tree, what is in flight is answered, runMount returns. */
   readonly stop?: AbortSignal;
+  /** Called once, just before the mount can be seen. `mountpoint`: absolute, without symbolic links. */
+  onMounting?(mountpoint: string): void;
   /** Called once, when the kernel's first request has been answered. */
   onReady?(mounted: Mounted): void;
 }
@@ -71,6 +73,7 @@ export async function runMount(vfs: Vfs, options: MountOptions): Promise<void> {
   });
   const session = createSession(library, vfs, options, complaints);
   try {
+    options.onMounting?.(mountpoint);
     if (!session.mount(mountpoint)) throw mountFailure(mountpoint, complaints);
     await serveUntilEnd(session, mountpoint, options);
   } finally {
