@@ -131,7 +131,7 @@ async function scrubFolder(path: string, options: ScrubCommandOptions): Promise<
 
 /** A dead mount keeps images of staged files open in the kernel, and these can't be wiped. */
 async function letGoOf({ mountpoint }: PoolRecord): Promise<void> {
-  if (mountpoint !== null) await clearDeadMount(mountpoint, () => findRuntimeEntry(mountpoint) !== null);
+  if (mountpoint !== null) await clearDeadMount(mountpoint, (place) => findRuntimeEntry(place) !== null);
 }
 
 function poolLine(folder: string, { tenant, id, state, pid, files, bytes, faults }: ScrubbedPool): string {

@@ -91,7 +91,7 @@ export async function stageDaemonMain({
     const caches = controlledCaches(client);
     const endSoon = (why: Why) => void setTimeout(() => ended.resolve(why), LAST_ANSWER_MS);
     const staging = new DaemonStaging(caches.staging(), () => endSoon("released"));
-    const firstRequest = setTimeout(() => staging.endIfEmpty(), FIRST_REQUEST_MS);
+    setTimeout(() => staging.endIfEmpty(), FIRST_REQUEST_MS).unref();
     // By request, because no node answers any more, or because the keys are gone: there is nothing left to keep.
     client.lifecycle.onWipe(() => endSoon("released"));
     const startedAt = new Date().toISOString();
@@ -137,7 +137,6 @@ export async function stageDaemonMain({
     log.info({ pool: pool.id }, "a staging daemon has begun");
     onReady({ pool: pool.id });
     const why = await ended.promise;
-    clearTimeout(firstRequest);
     log.info({ pool: pool.id, why }, "the staging daemon ends");
     if (why === "handed over") closeServer = async () => {};
     else await staging.stop();

@@ -92,15 +92,15 @@ async function clearStaleMount(path: string): Promise<void> {
 /**
  * Takes the mount of a server that died out of the tree: as long as it is there the kernel holds on to what the server had registered with
  * it. Anything else stays, and so does what may not be unmounted. Never rejects.
- * @param isLive whether the mount that is there now has a server: it is not looked at then, as who looks at a mount keeps others from
+ * @param isLive whether the mount that is there now (`place`: without symbolic links) has a server: it is not looked at then, as who looks at a mount keeps others from
  * unmounting it at this moment (EBUSY)
  */
-export async function clearDeadMount(mountpoint: string, isLive: () => boolean): Promise<void> {
+export async function clearDeadMount(mountpoint: string, isLive: (place: string) => boolean): Promise<void> {
   try {
     const place = join(await realpath(dirname(mountpoint)), basename(mountpoint));
     const isOurs = (): boolean => mountAt(place)?.type === `fuse.${SUBTYPE}`;
     // A server makes itself known before it mounts: in this order it is not missed.
-    while (isOurs() && !isLive() && (await statError(place)) === "ENOTCONN") await detach(place);
+    while (isOurs() && !isLive(place) && (await statError(place)) === "ENOTCONN") await detach(place);
   } catch {
     // Then it is no mount that we could do anything about.
   }
