@@ -2,7 +2,7 @@
 import type { CacheFolder } from "../cache/cache-folder.ts";
 import { scrub } from "../cache/scrub.ts";
 import type { Logger } from "../log.ts";
-import { ownCommand } from "./own-command.ts";
+import { ownCommand } from "../process/own-command.ts";
 
 /**
  * Looks for dead pools (some system calls for each), and starts `kiseki scrub` where there are any: overwriting gigabytes would take turns

@@ -2,10 +2,10 @@
 import { stat } from "node:fs/promises";
 import type { MountConfig } from "../config/mount-config.ts";
 import type { Credentials } from "../crypto/credentials.ts";
-import { defaultLogFile, runBackground, startBackground } from "./background-process.ts";
+import { defaultLogFile, runBackground, startBackground } from "../process/background-process.ts";
+import { untilStopped } from "../process/stop-signal.ts";
 import { CliError, ExitStatus } from "./failure.ts";
 import { isKisekiMount } from "./mountpoint.ts";
-import { untilStopped } from "./stop-signal.ts";
 
 /** The kernel has answered the mount process already: its answer to us takes milliseconds. */
 const READY_STAT_TIMEOUT_MS = 10_000;

@@ -3,13 +3,13 @@ import { ControlClient, ControlUnreachable } from "../cache/control/client.ts";
 import { ControlError, type WipeReport } from "../cache/control/control.ts";
 import type { CacheStats } from "../cache/control/stats.ts";
 import { parseSeconds } from "../config/units.ts";
+import { findRuntimeEntry, isRunning, type RuntimeEntry, runtimeEntries } from "../process/runtime-file.ts";
+import { untilStopped } from "../process/stop-signal.ts";
 import type { CacheStatsOptions, CacheWipeOptions } from "./cache.ts";
 import { statsTable } from "./cache-table.ts";
 import { CliError, ExitStatus, failureOf, reportFailure } from "./failure.ts";
 import { isKisekiMount, resolveMountpoint } from "./mountpoint.ts";
 import { humanBytes } from "./quantities.ts";
-import { findRuntimeEntry, isRunning, type RuntimeEntry, runtimeEntries } from "./runtime-file.ts";
-import { untilStopped } from "./stop-signal.ts";
 
 const WATCH_DEFAULT_MS = 2_000;
 /** Faster would be the watching that is seen. */

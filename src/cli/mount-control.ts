@@ -6,9 +6,9 @@ import { collectStats } from "../cache/control/stats.ts";
 import { type Address, formatAddress } from "../config/address.ts";
 import type { MountConfig } from "../config/mount-config.ts";
 import type { Logger } from "../log.ts";
+import { runtimeSocketPath } from "../process/runtime-file.ts";
 import { VERSION } from "../version.ts";
 import { CliError, ExitStatus, failureOf } from "./failure.ts";
-import { runtimeSocketPath } from "./runtime-file.ts";
 
 export interface MountControl {
   /** null: it could not be opened. */

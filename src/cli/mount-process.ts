@@ -4,9 +4,9 @@ import type { MountConfig } from "../config/mount-config.ts";
 import type { Credentials } from "../crypto/credentials.ts";
 import type { Logger } from "../log.ts";
 import { runMount } from "../mount/run.ts";
+import { writeRuntimeEntry } from "../process/runtime-file.ts";
 import { type MountControl, openMountControl } from "./mount-control.ts";
 import { openFilesystem } from "./open-filesystem.ts";
-import { writeRuntimeEntry } from "./runtime-file.ts";
 import { warmUp } from "./warm-up.ts";
 
 export interface MountJob {

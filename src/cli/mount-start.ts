@@ -3,12 +3,12 @@
 import { resolveMountConfig } from "../config/mount-config.ts";
 import { type GivenOption, mountOptionsOfEnvironment, parseMountWords } from "../config/mount-options.ts";
 import { createLogger } from "../log.ts";
+import { enterServingEnvironment } from "../process/own-command.ts";
+import { untilStopped } from "../process/stop-signal.ts";
 import { startInBackground } from "./background.ts";
 import type { MountJob } from "./mount-process.ts";
 import { checkIsFolder, resolveMountpoint } from "./mountpoint.ts";
 import { openCredentials } from "./open-credentials.ts";
-import { enterServingEnvironment } from "./own-command.ts";
-import { untilStopped } from "./stop-signal.ts";
 
 /** What was asked for. */
 export interface MountStart {

@@ -2,8 +2,8 @@
 import { findCredentials } from "../config/credentials-path.ts";
 import type { ClientConfig } from "../config/mount-config.ts";
 import { type Credentials, readCredentialsFile } from "../crypto/credentials.ts";
+import { askPassphrase, readPassphraseFile } from "../process/passphrase.ts";
 import { CliError, ExitStatus } from "./failure.ts";
-import { askPassphrase, readPassphraseFile } from "./passphrase.ts";
 
 /** Asks for the passphrase where there is one. @throws CliError, CredentialsError */
 export async function openCredentials(config: ClientConfig): Promise<Credentials> {

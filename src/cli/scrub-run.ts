@@ -7,12 +7,12 @@ import { type ScrubbedPool, scrub } from "../cache/scrub.ts";
 import { defaultCacheDir } from "../config/cache-dir.ts";
 import { parseSeconds } from "../config/units.ts";
 import { clearDeadMount } from "../mount/mountpoint.ts";
+import { ownCommand } from "../process/own-command.ts";
+import { findRuntimeEntry } from "../process/runtime-file.ts";
+import { untilStopped } from "../process/stop-signal.ts";
 import { CliError, ExitStatus } from "./failure.ts";
-import { ownCommand } from "./own-command.ts";
 import { humanBytes, humanCount } from "./quantities.ts";
-import { findRuntimeEntry } from "./runtime-file.ts";
 import type { ScrubCommandOptions } from "./scrub.ts";
-import { untilStopped } from "./stop-signal.ts";
 
 /** More often would be work for nothing: a dead process is looked for, not an event waited for. */
 const WATCH_MIN_MS = 100;

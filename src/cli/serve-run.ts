@@ -5,11 +5,11 @@ import { parseSeconds } from "../config/units.ts";
 import { createLogger } from "../log.ts";
 import { StorageNode } from "../node/storage-node.ts";
 import { verifyDataFolder } from "../node/verify.ts";
+import { untilStopped } from "../process/stop-signal.ts";
 import { tcpTls } from "../transport/tcp-tls.ts";
 import { VERSION } from "../version.ts";
 import { CliError, ExitStatus, failureOf } from "./failure.ts";
 import type { ServeOptions } from "./serve.ts";
-import { untilStopped } from "./stop-signal.ts";
 
 /** "0.0.0.0:9100", "[::]:9100", ":9100"; unlike addresses to connect to, port 0 is allowed. */
 function parseListen(text: string): { host: string; port: number } {

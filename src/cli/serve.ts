@@ -1,6 +1,6 @@
 /** kiseki serve: runs a storage node in the foreground, or verifies its data. */
 import { type Command, Option } from "commander";
-import { enterServingEnvironment } from "./own-command.ts";
+import { enterServingEnvironment } from "../process/own-command.ts";
 
 /** As given on the command line. */
 export interface ServeOptions {

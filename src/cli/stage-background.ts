@@ -4,14 +4,14 @@ import { join } from "node:path";
 import type { ClientConfig, GivenOptions } from "../config/mount-config.ts";
 import { resolveClientConfig } from "../config/mount-config.ts";
 import type { Credentials } from "../crypto/credentials.ts";
+import { defaultLogFile, runBackground, startBackground } from "../process/background-process.ts";
+import { untilStopped } from "../process/stop-signal.ts";
 import { datasetId, datasetName } from "../staging/datasets.ts";
-import { defaultLogFile, runBackground, startBackground } from "./background-process.ts";
 import { CliError, ExitStatus } from "./failure.ts";
 import { openCredentials } from "./open-credentials.ts";
 import { humanBytes, humanCount } from "./quantities.ts";
 import { controlOf, type LivingPool, livingPools, poolPlaces, userOf } from "./stage-pools.ts";
 import { stageInto } from "./stage-run.ts";
-import { untilStopped } from "./stop-signal.ts";
 
 export interface DaemonOrder {
   readonly given: GivenOptions;

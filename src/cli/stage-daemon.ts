@@ -8,8 +8,8 @@ import { CONTROL_SOCKET, ControlError, type ControlTarget, type StagingControl }
 import { serveControl } from "../cache/control/server.ts";
 import { collectStats } from "../cache/control/stats.ts";
 import type { ClientConfig } from "../config/mount-config.ts";
+import type { BackgroundJob } from "../process/background-process.ts";
 import { VERSION } from "../version.ts";
-import type { BackgroundJob } from "./background-process.ts";
 import { controlledCaches } from "./controlled-caches.ts";
 import { CliError, ExitStatus, failureOf } from "./failure.ts";
 import { openClient } from "./open-client.ts";

@@ -9,11 +9,11 @@ import { lockPath, readPoolRecord } from "../cache/pool-record.ts";
 import { GivenOptions } from "../config/mount-config.ts";
 import { type GivenOption, mountOptionsOfEnvironment } from "../config/mount-options.ts";
 import { parseSeconds } from "../config/units.ts";
+import { untilStopped } from "../process/stop-signal.ts";
 import { CliError, ExitStatus } from "./failure.ts";
 import { humanBytes, humanCount } from "./quantities.ts";
 import { chosenPool, type LivingPool, livingPools, poolPlaces, userOf } from "./stage-pools.ts";
 import { stageReporter } from "./stage-progress.ts";
-import { untilStopped } from "./stop-signal.ts";
 
 /** A week: longer is a typing error. */
 const TIMEOUT_MAX_MS = 7 * 86_400_000;

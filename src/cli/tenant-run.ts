@@ -3,8 +3,8 @@ import { existsSync } from "node:fs";
 import { resolve } from "node:path";
 import { makeCredentials, writeCredentialsFile } from "../crypto/credentials.ts";
 import { createTenant, listTenants } from "../pki/cluster.ts";
+import { askPassphrase, readPassphraseFile } from "../process/passphrase.ts";
 import { CliError, ExitStatus } from "./failure.ts";
-import { askPassphrase, readPassphraseFile } from "./passphrase.ts";
 import type { TenantCreateOptions } from "./tenant.ts";
 import { withPki } from "./with-pki.ts";
 

@@ -6,10 +6,10 @@ import { LibcError } from "../../ffi/libc/errors.ts";
 import { umount2 } from "../../ffi/libc/libc.ts";
 import { lockPath, readPoolRecord } from "../cache/pool-record.ts";
 import { Errno } from "../fs/errno.ts";
+import { findRuntimeEntry, isRunning, type RuntimeEntry } from "../process/runtime-file.ts";
 import { CliError, ExitStatus } from "./failure.ts";
 import { isKisekiMount, resolveMountpoint } from "./mountpoint.ts";
 import { humanBytes } from "./quantities.ts";
-import { findRuntimeEntry, isRunning, type RuntimeEntry } from "./runtime-file.ts";
 import type { UmountOptions } from "./umount.ts";
 
 /** How often the end of the mount's process is looked for. */

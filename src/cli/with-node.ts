@@ -2,13 +2,13 @@
 import { formatAddress, parseAddresses } from "../config/address.ts";
 import { findCredentials } from "../config/credentials-path.ts";
 import { readCredentialsFile } from "../crypto/credentials.ts";
+import { askPassphrase, readPassphraseFile } from "../process/passphrase.ts";
 import { SESSION_ID_BYTES } from "../protocol/limits.ts";
 import { NodeClient } from "../transport/node-client.ts";
 import type { TlsIdentity } from "../transport/transport.ts";
 import { VERSION } from "../version.ts";
 import { CliError, ExitStatus } from "./failure.ts";
 import type { NodeOptions } from "./node-options.ts";
-import { askPassphrase, readPassphraseFile } from "./passphrase.ts";
 
 const CONNECT_TIMEOUT_MS = 10_000;
 const REQUEST_TIMEOUT_MS = 30_000;

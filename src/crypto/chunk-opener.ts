@@ -1,6 +1,6 @@
 /** Opens sealed blocks (chunk-seal.ts) as their bytes arrive, in pieces of any size. */
 import { createDecipheriv, type DecipherGCM, type KeyObject } from "node:crypto";
-import { freeMemory } from "../free-memory.ts";
+import { freeMemory } from "../process/free-memory.ts";
 import { CHUNK_ID_BYTES, TAG_BYTES } from "../protocol/limits.ts";
 import { blockBytes, blockNonce, type ChunkRef, chunkHeader, sealedBlockRange } from "./chunk-seal.ts";
 import { IntegrityError } from "./integrity-error.ts";

@@ -16,7 +16,7 @@
  * the header in the store is for tools, and reading a block needs no second request for it.
  */
 import { createCipheriv } from "node:crypto";
-import { freeMemory } from "../free-memory.ts";
+import { freeMemory } from "../process/free-memory.ts";
 import { readU32, writeU32 } from "../protocol/big-endian.ts";
 import { BLOCK_BYTES, CHUNK_HEADER_BYTES, CHUNK_MAX_BYTES, TAG_BYTES } from "../protocol/limits.ts";
 import type { EpochKeys } from "./epoch-keys.ts";

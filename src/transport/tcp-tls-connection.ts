@@ -1,6 +1,6 @@
 /** One established TLS socket as a Connection: a bounded send queue with small writes joined, and an orderly end. */
 import type { Socket } from "bun";
-import { freeMemory } from "../free-memory.ts";
+import { freeMemory } from "../process/free-memory.ts";
 import type { Connection, Peer } from "./transport.ts";
 
 /** Above this many queued bytes send() asks its caller to wait: two whole chunks in each direction keep a stream busy. */

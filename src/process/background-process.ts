@@ -6,9 +6,9 @@
 import { closeSync, mkdirSync, openSync, writeSync } from "node:fs";
 import { homedir } from "node:os";
 import { dirname, join } from "node:path";
+import { CliError, ExitStatus, type Failure, failureOf } from "../cli/failure.ts";
 import type { Credentials } from "../crypto/credentials.ts";
 import { createLogger, type Logger } from "../log.ts";
-import { CliError, ExitStatus, type Failure, failureOf } from "./failure.ts";
 import { ownCommand, servingEnvironment } from "./own-command.ts";
 import { untilStopped } from "./stop-signal.ts";
 
