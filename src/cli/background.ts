@@ -1,10 +1,10 @@
 /** A mount in the background: background-process.ts, and that the mount answers. */
 import { stat } from "node:fs/promises";
+import { CliError, ExitStatus } from "../client/failure-of.ts";
 import type { MountConfig } from "../config/mount-config.ts";
 import type { Credentials } from "../crypto/credentials.ts";
 import { defaultLogFile, runBackground, startBackground } from "../process/background-process.ts";
 import { untilStopped } from "../process/stop-signal.ts";
-import { CliError, ExitStatus } from "./failure.ts";
 import { isKisekiMount } from "./mountpoint.ts";
 
 /** The kernel has answered the mount process already: its answer to us takes milliseconds. */
@@ -44,7 +44,7 @@ async function confirm(mountpoint: string, logFile: string): Promise<void> {
 /** The other end: the body of `kiseki mount-process`. */
 export async function runMountProcess(): Promise<void> {
   await runBackground<MountConfig, true>(async ({ onReady, ...job }) => {
-    const { mountMain } = await import("./mount-process.ts");
+    const { mountMain } = await import("../client/mount-process.ts");
     await mountMain({ ...job, onReady: () => onReady(true) });
   });
 }

@@ -2,12 +2,12 @@
 import { ControlClient, ControlUnreachable } from "../cache/control/client.ts";
 import { ControlError, type WipeReport } from "../cache/control/control.ts";
 import type { CacheStats } from "../cache/control/stats.ts";
+import { CliError, ExitStatus, failureOf, reportFailure } from "../client/failure-of.ts";
 import { parseSeconds } from "../config/units.ts";
 import { findRuntimeEntry, isRunning, type RuntimeEntry, runtimeEntries } from "../process/runtime-file.ts";
 import { untilStopped } from "../process/stop-signal.ts";
 import type { CacheStatsOptions, CacheWipeOptions } from "./cache.ts";
 import { statsTable } from "./cache-table.ts";
-import { CliError, ExitStatus, failureOf, reportFailure } from "./failure.ts";
 import { isKisekiMount, resolveMountpoint } from "./mountpoint.ts";
 import { humanBytes } from "./quantities.ts";
 

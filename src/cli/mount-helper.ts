@@ -1,6 +1,7 @@
 /** mount.kiseki, as mount(8) calls it for `mount -t kiseki` and for fstab. */
+
+import { failureOf, reportFailure } from "../client/failure-of.ts";
 import { parseMountHelperArguments, parseMountSpec } from "../config/mount-spec.ts";
-import { failureOf, reportFailure } from "./failure.ts";
 import { prepareMount, startPreparedMount } from "./mount-start.ts";
 
 /** mount(8), "EXIT STATUS": incorrect invocation or permissions; mount failure. */

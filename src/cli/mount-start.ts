@@ -1,14 +1,14 @@
 /** The common way to a mount, from the command line or from mount(8): settings, credentials, then the process that keeps it. */
 
+import type { MountJob } from "../client/mount-process.ts";
+import { openCredentials } from "../client/open-credentials.ts";
 import { resolveMountConfig } from "../config/mount-config.ts";
 import { type GivenOption, mountOptionsOfEnvironment, parseMountWords } from "../config/mount-options.ts";
 import { createLogger } from "../log.ts";
 import { enterServingEnvironment } from "../process/own-command.ts";
 import { untilStopped } from "../process/stop-signal.ts";
 import { startInBackground } from "./background.ts";
-import type { MountJob } from "./mount-process.ts";
 import { checkIsFolder, resolveMountpoint } from "./mountpoint.ts";
-import { openCredentials } from "./open-credentials.ts";
 
 /** What was asked for. */
 export interface MountStart {
@@ -43,7 +43,7 @@ export async function startPreparedMount(prepared: PreparedMount): Promise<void>
     return;
   }
   // Not before it is needed: it loads libfuse, and the parent of a background mount must not.
-  const { mountMain } = await import("./mount-process.ts");
+  const { mountMain } = await import("../client/mount-process.ts");
   await mountMain({
     config,
     credentials,

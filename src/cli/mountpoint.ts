@@ -1,8 +1,8 @@
 /** Looks at a mountpoint from outside. Nothing here waits for a mount that does not answer. */
 import { realpathSync, statSync } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
+import { CliError, ExitStatus } from "../client/failure-of.ts";
 import { mountAt } from "../mount/mountinfo.ts";
-import { CliError, ExitStatus } from "./failure.ts";
 
 /** What /proc/self/mountinfo shows as the type of our mounts. */
 const MOUNT_TYPE = "fuse.kiseki";

@@ -1,7 +1,8 @@
 /** What `kiseki namespace` does; loaded only for it. */
+
+import { CliError, ExitStatus } from "../client/failure-of.ts";
 import { ALL_NAMESPACES } from "../config/mount-config.ts";
 import { NAMESPACE_NAME_PATTERN } from "../protocol/limits.ts";
-import { CliError, ExitStatus } from "./failure.ts";
 import type { NodeOptions } from "./node-options.ts";
 import { withNode } from "./with-node.ts";
 

@@ -1,6 +1,7 @@
 /** What `kiseki policy` does; loaded only for it. */
 import { existsSync } from "node:fs";
 import { join, resolve } from "node:path";
+import { CliError, ExitStatus } from "../client/failure-of.ts";
 import { ALL_NAMESPACES } from "../config/mount-config.ts";
 import { describeEffective, formatPolicyValue, parsePolicyKey, parsePolicyWords } from "../config/policy-values.ts";
 import { DataFolder } from "../node/data-folder.ts";
@@ -19,7 +20,6 @@ import {
   type PolicyLevel,
   widenings,
 } from "../protocol/policy.ts";
-import { CliError, ExitStatus } from "./failure.ts";
 import type { LevelOptions, PolicyOptions, ShowEffectiveOptions } from "./policy.ts";
 import { withNode } from "./with-node.ts";
 

@@ -1,8 +1,8 @@
 /** Starts the command that the arguments name and turns its failure into a line and an exit status. */
 import { basename } from "node:path";
 import { Command } from "commander";
+import { failureOf, reportFailure } from "../client/failure-of.ts";
 import { VERSION } from "../version.ts";
-import { failureOf, reportFailure } from "./failure.ts";
 
 /** mount(8) runs the file of this name for `mount -t kiseki`. */
 const MOUNT_HELPER_NAME = "mount.kiseki";

@@ -4,13 +4,13 @@ import { isAbsolute, join, resolve } from "node:path";
 import { CacheFolder } from "../cache/cache-folder.ts";
 import type { PoolRecord } from "../cache/pool-record.ts";
 import { type ScrubbedPool, scrub } from "../cache/scrub.ts";
+import { CliError, ExitStatus } from "../client/failure-of.ts";
 import { defaultCacheDir } from "../config/cache-dir.ts";
 import { parseSeconds } from "../config/units.ts";
 import { clearDeadMount } from "../mount/mountpoint.ts";
 import { ownCommand } from "../process/own-command.ts";
 import { findRuntimeEntry } from "../process/runtime-file.ts";
 import { untilStopped } from "../process/stop-signal.ts";
-import { CliError, ExitStatus } from "./failure.ts";
 import { humanBytes, humanCount } from "./quantities.ts";
 import type { ScrubCommandOptions } from "./scrub.ts";
 

@@ -1,5 +1,6 @@
 /** What `kiseki serve` does; loaded only for it. */
 import { resolve } from "node:path";
+import { CliError, ExitStatus, failureOf } from "../client/failure-of.ts";
 import type { LogLevel } from "../config/mount-config.ts";
 import { parseSeconds } from "../config/units.ts";
 import { createLogger } from "../log.ts";
@@ -8,7 +9,6 @@ import { verifyDataFolder } from "../node/verify.ts";
 import { untilStopped } from "../process/stop-signal.ts";
 import { tcpTls } from "../transport/tcp-tls.ts";
 import { VERSION } from "../version.ts";
-import { CliError, ExitStatus, failureOf } from "./failure.ts";
 import type { ServeOptions } from "./serve.ts";
 
 /** "0.0.0.0:9100", "[::]:9100", ":9100"; unlike addresses to connect to, port 0 is allowed. */

@@ -1,14 +1,14 @@
 /** kiseki stage --daemon: finds the daemon that has the dataset, or starts one, and has it stage. */
 import { existsSync } from "node:fs";
 import { join } from "node:path";
+import { CliError, ExitStatus } from "../client/failure-of.ts";
+import { openCredentials } from "../client/open-credentials.ts";
 import type { ClientConfig, GivenOptions } from "../config/mount-config.ts";
 import { resolveClientConfig } from "../config/mount-config.ts";
 import type { Credentials } from "../crypto/credentials.ts";
 import { defaultLogFile, runBackground, startBackground } from "../process/background-process.ts";
 import { untilStopped } from "../process/stop-signal.ts";
 import { datasetId, datasetName } from "../staging/datasets.ts";
-import { CliError, ExitStatus } from "./failure.ts";
-import { openCredentials } from "./open-credentials.ts";
 import { humanBytes, humanCount } from "./quantities.ts";
 import { controlOf, type LivingPool, livingPools, poolPlaces, userOf } from "./stage-pools.ts";
 import { stageInto } from "./stage-run.ts";
@@ -110,7 +110,7 @@ async function startDaemon(
 /** The other end: the body of `kiseki stage-process`. */
 export async function runStageProcess(): Promise<void> {
   await runBackground<ClientConfig, StageDaemonReady>(async (job) => {
-    const { stageDaemonMain } = await import("./stage-daemon.ts");
+    const { stageDaemonMain } = await import("../client/stage-daemon.ts");
     await stageDaemonMain(job);
   });
 }

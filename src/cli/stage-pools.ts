@@ -4,7 +4,7 @@ import { CacheFolder, type PoolPlace } from "../cache/cache-folder.ts";
 import { ControlClient, ControlUnreachable } from "../cache/control/client.ts";
 import { CONTROL_SOCKET, type PoolStatus } from "../cache/control/control.ts";
 import { lockPath, readPoolRecord } from "../cache/pool-record.ts";
-import { CliError, ExitStatus } from "./failure.ts";
+import { CliError, ExitStatus } from "../client/failure-of.ts";
 
 /** A pool whose process answers. */
 export interface LivingPool {

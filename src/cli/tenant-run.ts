@@ -1,10 +1,10 @@
 /** What `kiseki tenant` does; loaded only for it. */
 import { existsSync } from "node:fs";
 import { resolve } from "node:path";
+import { CliError, ExitStatus } from "../client/failure-of.ts";
 import { makeCredentials, writeCredentialsFile } from "../crypto/credentials.ts";
 import { createTenant, listTenants } from "../pki/cluster.ts";
 import { askPassphrase, readPassphraseFile } from "../process/passphrase.ts";
-import { CliError, ExitStatus } from "./failure.ts";
 import type { TenantCreateOptions } from "./tenant.ts";
 import { withPki } from "./with-pki.ts";
 

@@ -1,12 +1,12 @@
 /** What `kiseki tenant shred` does; loaded only for it. */
 import { closeSync, openSync, readSync, writeSync } from "node:fs";
 import { resolve } from "node:path";
+import { CliError, ExitStatus } from "../client/failure-of.ts";
 import { formatAddress, parseAddresses } from "../config/address.ts";
 import { readTenantIdentity } from "../crypto/credentials.ts";
 import { issueToTenant, recordShredded } from "../pki/cluster.ts";
 import { NodeError } from "../protocol/errors.ts";
 import type { TlsIdentity } from "../transport/transport.ts";
-import { CliError, ExitStatus } from "./failure.ts";
 import type { TenantShredOptions } from "./tenant.ts";
 import { withClient } from "./with-node.ts";
 import { withPki } from "./with-pki.ts";

@@ -1,4 +1,6 @@
 /** A command's short tie to a running node, with a tenant's credentials. */
+
+import { CliError, ExitStatus } from "../client/failure-of.ts";
 import { formatAddress, parseAddresses } from "../config/address.ts";
 import { findCredentials } from "../config/credentials-path.ts";
 import { readCredentialsFile } from "../crypto/credentials.ts";
@@ -7,7 +9,6 @@ import { SESSION_ID_BYTES } from "../protocol/limits.ts";
 import { NodeClient } from "../transport/node-client.ts";
 import type { TlsIdentity } from "../transport/transport.ts";
 import { VERSION } from "../version.ts";
-import { CliError, ExitStatus } from "./failure.ts";
 import type { NodeOptions } from "./node-options.ts";
 
 const CONNECT_TIMEOUT_MS = 10_000;

@@ -1,5 +1,5 @@
+import { CliError, ExitStatus } from "../client/failure-of.ts";
 import { PkiError } from "../pki/cluster.ts";
-import { CliError, ExitStatus } from "./failure.ts";
 
 /** Rethrows; what is wrong with a pki folder as a failure of the command. */
 export function withPki<T>(error: unknown): T {

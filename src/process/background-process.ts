@@ -6,7 +6,7 @@
 import { closeSync, mkdirSync, openSync, writeSync } from "node:fs";
 import { homedir } from "node:os";
 import { dirname, join } from "node:path";
-import { CliError, ExitStatus, type Failure, failureOf } from "../cli/failure.ts";
+import { CliError, ExitStatus, type Failure, failureOf } from "../client/failure-of.ts";
 import type { Credentials } from "../crypto/credentials.ts";
 import { createLogger, type Logger } from "../log.ts";
 import { ownCommand, servingEnvironment } from "./own-command.ts";

@@ -1,6 +1,6 @@
 /** Asks for a passphrase on the terminal, without showing it, or reads it from a file. */
 import { closeSync, fstatSync, openSync, readFileSync, readSync, writeSync } from "node:fs";
-import { CliError, ExitStatus } from "../cli/failure.ts";
+import { CliError, ExitStatus } from "../client/failure-of.ts";
 
 /** Bytes of a passphrase file at most: a longer one is some other file. */
 const PASSPHRASE_MAX_BYTES = 4096;

@@ -3,7 +3,7 @@ import { findCredentials } from "../config/credentials-path.ts";
 import type { ClientConfig } from "../config/mount-config.ts";
 import { type Credentials, readCredentialsFile } from "../crypto/credentials.ts";
 import { askPassphrase, readPassphraseFile } from "../process/passphrase.ts";
-import { CliError, ExitStatus } from "./failure.ts";
+import { CliError, ExitStatus } from "./failure-of.ts";
 
 /** Asks for the passphrase where there is one. @throws CliError, CredentialsError */
 export async function openCredentials(config: ClientConfig): Promise<Credentials> {

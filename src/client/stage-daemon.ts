@@ -7,13 +7,13 @@ import { join } from "node:path";
 import { CONTROL_SOCKET, ControlError, type ControlTarget, type StagingControl } from "../cache/control/control.ts";
 import { serveControl } from "../cache/control/server.ts";
 import { collectStats } from "../cache/control/stats.ts";
+import type { StageDaemonReady } from "../cli/stage-background.ts";
 import type { ClientConfig } from "../config/mount-config.ts";
 import type { BackgroundJob } from "../process/background-process.ts";
 import { VERSION } from "../version.ts";
 import { controlledCaches } from "./controlled-caches.ts";
-import { CliError, ExitStatus, failureOf } from "./failure.ts";
+import { CliError, ExitStatus, failureOf } from "./failure-of.ts";
 import { openClient } from "./open-client.ts";
-import type { StageDaemonReady } from "./stage-background.ts";
 
 /** Who started the daemon asks at once; where that one was interrupted meanwhile, an empty pool is not kept. */
 const FIRST_REQUEST_MS = 10_000;

@@ -5,7 +5,7 @@ import { CredentialsError } from "../crypto/credentials.ts";
 import { MountError } from "../mount/mount-error.ts";
 import { NodeError, TransportError } from "../protocol/errors.ts";
 import { NODE_ERRORS } from "../protocol/messages.ts";
-import { CliError, failureOf } from "./failure.ts";
+import { CliError, failureOf } from "./failure-of.ts";
 
 test.each([
   [new CliError(4, "no"), 4],

@@ -8,7 +8,7 @@ import type { MountConfig } from "../config/mount-config.ts";
 import type { Logger } from "../log.ts";
 import { runtimeSocketPath } from "../process/runtime-file.ts";
 import { VERSION } from "../version.ts";
-import { CliError, ExitStatus, failureOf } from "./failure.ts";
+import { CliError, ExitStatus, failureOf } from "./failure-of.ts";
 
 export interface MountControl {
   /** null: it could not be opened. */
