@@ -1,14 +1,14 @@
 /** The command table. What a command does is in the file of its name in src/cli. */
-import { registerCache } from "./cli/cache.ts";
-import { registerMount } from "./cli/mount.ts";
-import { registerNamespace } from "./cli/namespace.ts";
-import { registerPolicy } from "./cli/policy.ts";
-import { createProgram, run } from "./cli/run.ts";
-import { registerScrub } from "./cli/scrub.ts";
-import { registerServe } from "./cli/serve.ts";
-import { registerStage } from "./cli/stage.ts";
-import { registerTenant } from "./cli/tenant.ts";
-import { registerUmount } from "./cli/umount.ts";
+import { registerCache } from "./cli/cache/command.ts";
+import { registerMount } from "./cli/mount/command.ts";
+import { registerNamespace } from "./cli/namespace/command.ts";
+import { registerPolicy } from "./cli/policy/command.ts";
+import { registerScrub } from "./cli/scrub/command.ts";
+import { registerServe } from "./cli/serve/command.ts";
+import { createProgram, run } from "./cli/shared/program.ts";
+import { registerStage } from "./cli/stage/command.ts";
+import { registerTenant } from "./cli/tenant/command.ts";
+import { registerUmount } from "./cli/umount/command.ts";
 
 const program = createProgram();
 registerMount(program);

@@ -7,7 +7,7 @@ import { join } from "node:path";
 import { CONTROL_SOCKET, ControlError, type ControlTarget, type StagingControl } from "../cache/control/control.ts";
 import { serveControl } from "../cache/control/server.ts";
 import { collectStats } from "../cache/control/stats.ts";
-import type { StageDaemonReady } from "../cli/stage-background.ts";
+import type { StageDaemonReady } from "../cli/stage/background.ts";
 import type { ClientConfig } from "../config/mount-config.ts";
 import type { BackgroundJob } from "../process/background-process.ts";
 import { VERSION } from "../version.ts";

@@ -1,0 +1,59 @@
+/** The common way to a mount, from the command line or from mount(8): settings, credentials, then the process that keeps it. */
+
+import type { MountJob } from "../../client/mount-process.ts";
+import { openCredentials } from "../../client/open-credentials.ts";
+import { resolveMountConfig } from "../../config/mount-config.ts";
+import { type GivenOption, mountOptionsOfEnvironment, parseMountWords } from "../../config/mount-options.ts";
+import { createLogger } from "../../log.ts";
+import { enterServingEnvironment } from "../../process/own-command.ts";
+import { untilStopped } from "../../process/stop-signal.ts";
+import { checkIsFolder, resolveMountpoint } from "../shared/mountpoint.ts";
+import { startInBackground } from "./background.ts";
+
+/** What was asked for. */
+export interface MountStart {
+  readonly mountpoint: string;
+  /** Long options, or what the SPEC of mount(8) says. */
+  readonly given: readonly GivenOption[];
+  /** The argument of each -o. */
+  readonly words: readonly string[];
+  /** Ignore unknown -o words. */
+  readonly sloppy?: boolean;
+  readonly foreground: boolean;
+}
+
+/** Checked settings and opened credentials: everything that a mount process needs. */
+export type PreparedMount = Pick<MountJob, "config" | "credentials"> & { readonly foreground: boolean };
+
+/** @throws ConfigError, CliError, CredentialsError: before anything is mounted. */
+export async function prepareMount(start: MountStart): Promise<PreparedMount> {
+  const { given, kernelFlags } = parseMountWords(start.words, start.sloppy);
+  const mountpoint = resolveMountpoint(start.mountpoint);
+  const config = resolveMountConfig(mountpoint, [start.given, given, mountOptionsOfEnvironment(process.env)], kernelFlags);
+  checkIsFolder(mountpoint);
+  const credentials = await openCredentials(config);
+  return { config: { ...config, tenant: credentials.tenant }, credentials, foreground: start.foreground };
+}
+
+/** Returns when the mount has ended (foreground) or answers (background). */
+export async function startPreparedMount(prepared: PreparedMount): Promise<void> {
+  const { config, credentials } = prepared;
+  if (!prepared.foreground) {
+    await startInBackground(config, credentials);
+    return;
+  }
+  // Not before it is needed: it loads libfuse, and the parent of a background mount must not.
+  const { mountMain } = await import("../../client/mount-process.ts");
+  await mountMain({
+    config,
+    credentials,
+    log: createLogger(config.logLevel, config.logFile),
+    stop: untilStopped(),
+    onReady: () => {},
+  });
+}
+
+export async function startMount(start: MountStart): Promise<void> {
+  if (start.foreground) enterServingEnvironment();
+  await startPreparedMount(await prepareMount(start));
+}

@@ -1,0 +1,32 @@
+/** kiseki serve: runs a storage node in the foreground, or verifies its data. */
+import { type Command, Option } from "commander";
+import { enterServingEnvironment } from "../../process/own-command.ts";
+
+/** As given on the command line. */
+export interface ServeOptions {
+  readonly dataDir: string;
+  readonly listen: string;
+  readonly gcGrace: string;
+  readonly logLevel: string;
+  readonly verify?: boolean;
+}
+
+export function registerServe(program: Command): void {
+  program
+    .command("serve")
+    .description("run a storage node; the first start makes its data folder, with a new cluster's keys")
+    .requiredOption("--data-dir <dir>", "folder of all the node's data")
+    .option("--listen <host:port>", "address to listen on; port 0 takes a free one (see DIR/listen)", "0.0.0.0:9100")
+    .option("--gc-grace <time>", "chunks that nothing refers to are kept this long", "1h")
+    .addOption(
+      new Option("--log-level <level>", "least severe messages to log")
+        .choices(["trace", "debug", "info", "warn", "error"])
+        .default("info"),
+    )
+    .option("--verify", "read every record and chunk, report damage, and exit: 0 if there is none")
+    .action(async (options: ServeOptions) => {
+      enterServingEnvironment();
+      const { serve } = await import("./run.ts");
+      await serve(options);
+    });
+}

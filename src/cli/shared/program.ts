@@ -1,0 +1,37 @@
+/** Starts the command that the arguments name and turns its failure into a line and an exit status. */
+import { basename } from "node:path";
+import { Command } from "commander";
+import { failureOf, reportFailure } from "../../client/failure-of.ts";
+import { VERSION } from "../../version.ts";
+
+/** mount(8) runs the file of this name for `mount -t kiseki`. */
+const MOUNT_HELPER_NAME = "mount.kiseki";
+
+/** The program without its commands. They must be added after this, to inherit its settings. */
+export function createProgram(): Command {
+  return new Command("kiseki")
+    .description("An encrypted distributed filesystem in one binary.")
+    .version(VERSION)
+    .exitOverride()
+    .configureOutput({ outputError: (text, write) => write(`kiseki: ${text.replace(/^error: /, "")}`) })
+    .helpCommand(false);
+}
+
+/**
+ * Runs to the end of the command, then ends the process with its exit status. A command's promise is its life: nothing that it
+ * leaves open keeps the process.
+ */
+export async function run(program: Command): Promise<never> {
+  try {
+    // process.argv0 is the name as typed or given by mount(8), also in the compiled binary, where argv[0] is "bun".
+    if (basename(process.argv0) === MOUNT_HELPER_NAME) {
+      const { mountHelper } = await import("../mount/helper.ts");
+      await mountHelper(process.argv.slice(2));
+    } else {
+      await program.parseAsync();
+    }
+  } catch (error) {
+    process.exit(reportFailure(failureOf(error)));
+  }
+  process.exit();
+}

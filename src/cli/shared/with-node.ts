@@ -1,0 +1,51 @@
+/** A command's short tie to a running node, with a tenant's credentials. */
+
+import { CliError, ExitStatus } from "../../client/failure-of.ts";
+import { formatAddress, parseAddresses } from "../../config/address.ts";
+import { findCredentials } from "../../config/credentials-path.ts";
+import { readCredentialsFile } from "../../crypto/credentials.ts";
+import { askPassphrase, readPassphraseFile } from "../../process/passphrase.ts";
+import { SESSION_ID_BYTES } from "../../protocol/limits.ts";
+import { NodeClient } from "../../transport/node-client.ts";
+import type { TlsIdentity } from "../../transport/transport.ts";
+import { VERSION } from "../../version.ts";
+import type { NodeOptions } from "./node-options.ts";
+
+const CONNECT_TIMEOUT_MS = 10_000;
+const REQUEST_TIMEOUT_MS = 30_000;
+
+/** @throws CliError, CredentialsError, TransportError, and what `work` throws */
+export async function withNode<T>(options: NodeOptions, work: (client: NodeClient) => Promise<T>): Promise<T> {
+  const addresses = parseAddresses(options.dataAddr);
+  if (addresses === null) throw new CliError(ExitStatus.usage, `--data-addr ${options.dataAddr}: expected HOST:PORT[,HOST:PORT]`);
+  if (options.credentials === undefined && options.tenant === undefined) {
+    throw new CliError(ExitStatus.usage, "give --credentials FILE, or --tenant NAME to find it in the usual places");
+  }
+  const path = options.credentials ?? findCredentials(options.tenant ?? "");
+  const credentials = await readCredentialsFile(path, async () =>
+    options.passphraseFile === undefined ? askPassphrase(`Passphrase of ${path}: `) : readPassphraseFile(options.passphraseFile),
+  );
+  // Only the TLS identity is needed here.
+  credentials.kek.fill(0);
+  const tls = { ca: credentials.ca, cert: credentials.cert, key: credentials.key };
+  return await withClient(addresses.map(formatAddress), tls, work);
+}
+
+/** Connects, works, and closes. @throws TransportError, and what `work` throws */
+export async function withClient<T>(addrs: string[], tls: TlsIdentity, work: (client: NodeClient) => Promise<T>): Promise<T> {
+  const client = new NodeClient({
+    addrs,
+    tls,
+    sessionId: crypto.getRandomValues(new Uint8Array(SESSION_ID_BYTES)),
+    role: "meta",
+    clientVersion: VERSION,
+    requestTimeoutMs: REQUEST_TIMEOUT_MS,
+    connectTimeoutMs: CONNECT_TIMEOUT_MS,
+  });
+  try {
+    await client.connect();
+    return await work(client);
+  } finally {
+    await client.close();
+  }
+}

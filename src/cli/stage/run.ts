@@ -1,0 +1,188 @@
+/** What kiseki stage does; loaded only for it. */
+import { existsSync } from "node:fs";
+import { posix } from "node:path";
+import type { PoolPlace } from "../../cache/cache-folder.ts";
+import { ControlUnreachable } from "../../cache/control/client.ts";
+import type { StageProgress } from "../../cache/control/control.ts";
+import type { StagedDataset } from "../../cache/control/stats.ts";
+import { lockPath, readPoolRecord } from "../../cache/pool-record.ts";
+import { CliError, ExitStatus } from "../../client/failure-of.ts";
+import { GivenOptions } from "../../config/mount-config.ts";
+import { type GivenOption, mountOptionsOfEnvironment } from "../../config/mount-options.ts";
+import { parseSeconds } from "../../config/units.ts";
+import { untilStopped } from "../../process/stop-signal.ts";
+import { humanBytes, humanCount } from "../shared/quantities.ts";
+import { chosenPool, type LivingPool, livingPools, poolPlaces, userOf } from "./pools.ts";
+import { stageReporter } from "./progress.ts";
+
+/** A week: longer is a typing error. */
+const TIMEOUT_MAX_MS = 7 * 86_400_000;
+/** How often the end of a pool is looked for. */
+const DELETE_POLL_MS = 20;
+const POOL_ID_PATTERN = /^[0-9a-f]{32}$/i;
+
+/** What was asked for. */
+export interface StageOrder {
+  readonly given: readonly GivenOption[];
+  readonly dataset: string | undefined;
+  readonly timeout: string | undefined;
+  readonly daemon: boolean;
+  readonly status: boolean;
+  readonly release: string | undefined;
+  readonly releaseAll: boolean;
+  readonly pool: string | undefined;
+  readonly json: boolean;
+}
+
+function usage(message: string): CliError {
+  return new CliError(ExitStatus.usage, message);
+}
+
+/** Absolute, in the tree of the mount, without a slash at the end. @throws CliError */
+function treePath(option: string, text: string): string {
+  if (!text.startsWith("/") || text.includes("\0")) {
+    throw usage(`${option} ${text}: expected an absolute path, as in the mount's tree: /data for MOUNTPOINT/data`);
+  }
+  const path = posix.normalize(text);
+  return path === "/" ? path : path.replace(/\/$/, "");
+}
+
+/** @throws CliError */
+export async function runStage(order: StageOrder): Promise<void> {
+  const actions = [order.dataset !== undefined, order.status, order.release !== undefined, order.releaseAll];
+  if (actions.filter(Boolean).length !== 1) throw usage("give one of --dataset PATH, --status, --release PATH, --release-all");
+  if (order.dataset === undefined && (order.daemon || order.timeout !== undefined)) throw usage("--daemon and --timeout go with --dataset");
+  if (order.json && !order.status) throw usage("--json goes with --status");
+  if (order.pool !== undefined && !POOL_ID_PATTERN.test(order.pool)) throw usage(`--pool ${order.pool}: expected 32 hexadecimal digits`);
+  const given = new GivenOptions([order.given, mountOptionsOfEnvironment(process.env)]);
+  const cacheDir = given.require("cache_dir");
+  // A job's environment names the pool that was staged for it. A daemon that is started in it is for another one.
+  const id = order.pool?.toLowerCase() ?? (order.daemon ? undefined : (given.read("cache_pool_id") ?? undefined));
+  const filter = { tenant: given.read("tenant"), id };
+  if (order.dataset !== undefined) {
+    const path = treePath("--dataset", order.dataset);
+    const timeoutMs = order.timeout === undefined ? null : parseTimeout(order.timeout);
+    if (order.daemon) {
+      const { stageByDaemon } = await import("./background.ts");
+      await stageByDaemon({ given, path, timeoutMs, pool: id });
+    } else {
+      const pool = await chosenPool(cacheDir, filter);
+      const dataset = await stageInto(pool, path, { timeoutMs, stop: untilStopped() });
+      process.stdout.write(`kiseki: staged ${described(dataset)}, in pool ${pool.place.id}\n`);
+    }
+  } else if (order.status) {
+    await showStatus(poolPlaces(cacheDir, filter), order.json);
+  } else if (order.release !== undefined) {
+    await releaseOne(cacheDir, filter, treePath("--release", order.release));
+  } else {
+    await releaseAll(cacheDir, filter);
+  }
+}
+
+function parseTimeout(text: string): number {
+  const ms = parseSeconds(text);
+  if (ms === null || ms <= 0 || ms > TIMEOUT_MAX_MS) throw usage(`--timeout ${text}: expected a time up to a week, such as 600 or 10m`);
+  return ms;
+}
+
+function described({ path, files, bytes }: Pick<StagedDataset, "path" | "files" | "bytes">): string {
+  return `${path}: ${humanCount(files)} file${files === 1 ? "" : "s"}, ${humanBytes(bytes)}`;
+}
+
+export interface StageIntoOptions {
+  readonly timeoutMs: number | null;
+  readonly stop: AbortSignal;
+}
+
+/**
+ * Has a running mount or daemon stage, and shows how far it is.
+ * @throws CliError: not complete; what was fetched stays there
+ */
+export async function stageInto(
+  pool: Pick<LivingPool, "place" | "client">,
+  path: string,
+  options: StageIntoOptions,
+): Promise<StagedDataset> {
+  const { timeoutMs, stop } = options;
+  const reporter = stageReporter(path);
+  const request = timeoutMs === null ? { path } : { path, timeoutSeconds: timeoutMs / 1_000 };
+  let reached: StageProgress | null = null;
+  const interrupted = (cause: unknown): CliError => {
+    const kept =
+      reached === null || reached.bytesDone === 0
+        ? ""
+        : `; ${humanBytes(reached.bytesDone)} are in pool ${pool.place.id}: the same command goes on from there`;
+    return new CliError(ExitStatus.failure, `${path}: interrupted${kept}`, { cause });
+  };
+  try {
+    for await (const event of pool.client.stage(request, stop)) {
+      if (event.type === "progress") {
+        reached = event.progress;
+        reporter.show(event.progress);
+      } else if (event.type === "done") {
+        return event.dataset;
+      } else {
+        throw new CliError(event.error.exitStatus as ExitStatus, event.error.message);
+      }
+    }
+  } catch (error) {
+    if (stop.aborted) throw interrupted(error);
+    if (error instanceof ControlUnreachable)
+      throw new CliError(ExitStatus.failure, `${path}: the process of pool ${pool.place.id} has ended`, { cause: error });
+    throw error;
+  } finally {
+    reporter.end();
+  }
+  throw new CliError(ExitStatus.failure, `${path}: the process of pool ${pool.place.id} has ended before all was staged`);
+}
+
+async function showStatus(places: readonly PoolPlace[], json: boolean): Promise<void> {
+  const pools = await livingPools(places);
+  for (const { place, status } of pools) {
+    if (json) {
+      process.stdout.write(`${JSON.stringify({ ...status, path: place.path })}\n`);
+      continue;
+    }
+    process.stdout.write(`pool ${place.id}  tenant ${place.tenant}, ${userOf(place)}\n`);
+    for (const dataset of status.datasets) process.stdout.write(`  ${dataset.state.padEnd(10)}  ${described(dataset)}\n`);
+    if (status.datasets.length === 0) process.stdout.write("  nothing is staged\n");
+  }
+  const living = new Set(pools.map(({ place }) => place.id));
+  for (const { id, tenant } of json ? [] : places.filter((place) => !living.has(place.id))) {
+    process.stdout.write(`pool ${id}  tenant ${tenant}, does not answer; if its process has died, kiseki scrub deletes it\n`);
+  }
+  if (places.length === 0 && !json) process.stdout.write("no mount or staging daemon has a pool here\n");
+}
+
+async function releaseOne(cacheDir: string, filter: Parameters<typeof poolPlaces>[1], path: string): Promise<void> {
+  const living = await livingPools(poolPlaces(cacheDir, filter));
+  const holding = living.filter(({ status }) => status.datasets.some((dataset) => dataset.path === path));
+  if (holding.length === 0) throw new CliError(ExitStatus.failure, `${path} is not staged in any pool here; see: kiseki stage --status`);
+  if (holding.length > 1) {
+    throw new CliError(
+      ExitStatus.failure,
+      `${path} is staged in several pools: choose one with --pool: ${holding.map(({ place }) => place.id).join(", ")}`,
+    );
+  }
+  for (const { client, place } of holding) {
+    const { bytes } = await client.release({ path });
+    process.stdout.write(`kiseki: released ${path}, ${humanBytes(bytes)} of pool ${place.id}\n`);
+  }
+}
+
+/** Resolves when the pool is gone, or the process that deletes it. */
+async function deleted(pool: string, pid: number): Promise<void> {
+  while (existsSync(pool) && existsSync(`/proc/${pid}`)) await Bun.sleep(DELETE_POLL_MS);
+}
+
+async function releaseAll(cacheDir: string, filter: Parameters<typeof poolPlaces>[1]): Promise<void> {
+  const living = await livingPools(poolPlaces(cacheDir, filter));
+  for (const { client, place } of living) {
+    const record = readPoolRecord(lockPath(place.path));
+    const { released, bytes, ends } = await client.release({ all: true });
+    if (ends && record !== null) await deleted(place.path, record.pid);
+    const pool = ends ? `; pool ${place.id} is deleted` : ` of pool ${place.id}`;
+    process.stdout.write(`kiseki: released ${released.length} dataset${released.length === 1 ? "" : "s"}, ${humanBytes(bytes)}${pool}\n`);
+  }
+  if (living.length === 0) process.stdout.write("kiseki: nothing is staged here\n");
+}

@@ -1,0 +1,61 @@
+/** kiseki tenant: makes tenants of a cluster and lists them, in the CA's folder, for which no node has to run; shreds them on a running one. */
+import { type Command, Option } from "commander";
+
+/** As given on the command line. */
+export interface TenantCreateOptions {
+  readonly ca: string;
+  readonly out: string;
+  readonly days: string;
+  readonly passphrase?: boolean;
+  readonly passphraseFile?: string;
+}
+
+/** As given on the command line or in the environment. */
+export interface TenantShredOptions {
+  readonly ca?: string;
+  readonly credentials?: string;
+  readonly dataAddr: string;
+  readonly yes?: boolean;
+}
+
+export function registerTenant(program: Command): void {
+  const tenant = program.command("tenant").description("make, list and shred the tenants of a cluster");
+  tenant
+    .command("create")
+    .description("make a tenant: its key-encryption key and client certificate, in one credentials file")
+    .argument("<name>")
+    .requiredOption("--ca <dir>", "the pki folder in a storage node's data folder")
+    .requiredOption("--out <file>", "credentials file to make (mode 0600); an existing file is never replaced")
+    .option("--passphrase", "ask for a passphrase that the key-encryption key is sealed under")
+    .option("--passphrase-file <file>", "take the passphrase from the first line of this file")
+    .option("--days <n>", "how long the certificate is valid", "3650")
+    .action(async (name: string, options: TenantCreateOptions) => {
+      const { createTenantCommand } = await import("./run.ts");
+      await createTenantCommand(name, options);
+    });
+  tenant
+    .command("list")
+    .description("list the tenants that were made with a CA")
+    .requiredOption("--ca <dir>", "the pki folder in a storage node's data folder")
+    .action(async (options: { ca: string }) => {
+      const { listTenantsCommand } = await import("./run.ts");
+      listTenantsCommand(options.ca);
+    });
+  tenant
+    .command("shred")
+    .description("destroy a tenant's keys for good: nobody can open its data any more, and its name is not given again")
+    .argument("<name>")
+    .addOption(
+      new Option("--data-addr <host:port>", "storage nodes, comma-separated")
+        .env("KISEKI_DATA_ADDR")
+        .makeOptionMandatory()
+        .argParser(String),
+    )
+    .option("--ca <dir>", "the pki folder in a storage node's data folder: makes a certificate for this command alone")
+    .option("--credentials <file>", "the tenant's credentials file, instead of --ca; its passphrase is not needed")
+    .option("--yes", "don't ask for the tenant's name on the terminal")
+    .action(async (name: string, options: TenantShredOptions) => {
+      const { shredTenantCommand } = await import("./shred.ts");
+      await shredTenantCommand(name, options);
+    });
+}

@@ -1,0 +1,53 @@
+/** What `kiseki tenant` does; loaded only for it. */
+import { existsSync } from "node:fs";
+import { resolve } from "node:path";
+import { CliError, ExitStatus } from "../../client/failure-of.ts";
+import { makeCredentials, writeCredentialsFile } from "../../crypto/credentials.ts";
+import { createTenant, listTenants } from "../../pki/cluster.ts";
+import { askPassphrase, readPassphraseFile } from "../../process/passphrase.ts";
+import { withPki } from "../shared/with-pki.ts";
+import type { TenantCreateOptions } from "./command.ts";
+
+/** 100 years: the CA's own end cuts it shorter anyway. */
+const DAYS_MAX = 36_525;
+
+function choosePassphrase(options: TenantCreateOptions): string | undefined {
+  if (options.passphraseFile !== undefined) return readPassphraseFile(options.passphraseFile);
+  if (options.passphrase !== true) return undefined;
+  const passphrase = askPassphrase("Passphrase: ");
+  if (passphrase !== askPassphrase("Once more: ")) throw new CliError(ExitStatus.usage, "the passphrases differ");
+  return passphrase;
+}
+
+/** @throws CliError, CredentialsError */
+export async function createTenantCommand(name: string, options: TenantCreateOptions): Promise<void> {
+  const days = Number(options.days);
+  if (!Number.isInteger(days) || days < 1 || days > DAYS_MAX) {
+    throw new CliError(ExitStatus.usage, `--days ${options.days}: expected a whole number from 1 to ${DAYS_MAX}`);
+  }
+  const out = resolve(options.out);
+  if (existsSync(out)) {
+    throw new CliError(ExitStatus.failure, `${out}: exists already, and may hold the only key to a tenant's data; give another --out`);
+  }
+  const issued = await createTenant(resolve(options.ca), name, days).catch(withPki<never>);
+  const { cluster, tenant, ca, cert, key } = issued;
+  await writeCredentialsFile(out, await makeCredentials({ cluster, tenant, ca, cert, key }, choosePassphrase(options)));
+  try {
+    issued.record();
+  } catch (error) {
+    withPki(error);
+  }
+  process.stdout.write(`kiseki: tenant ${tenant} of cluster ${cluster}, credentials in ${out}; keep a copy: without it the data is lost\n`);
+}
+
+/** @throws CliError */
+export function listTenantsCommand(ca: string): void {
+  try {
+    for (const { tenant, created, expires, serial, shredded } of listTenants(resolve(ca))) {
+      const end = shredded === undefined ? `expires ${expires.slice(0, 10)}` : `shredded ${shredded.slice(0, 10)}`;
+      process.stdout.write(`${tenant}\tcreated ${created.slice(0, 10)}\t${end}\tserial ${serial}\n`);
+    }
+  } catch (error) {
+    withPki(error);
+  }
+}
