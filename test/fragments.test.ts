@@ -1,6 +1,6 @@
 /**
  * Files of very many small pieces: 512 bytes in every KiB, so that one region of 64 MiB has more extents than a record may hold and the
- * client gathers them (src/fs/compaction.ts). The witness is an array of bytes.
+ * client gathers them (src/fs/content/compaction.ts). The witness is an array of bytes.
  */
 import { expect, test } from "bun:test";
 import { KISEKI, run, TestMount } from "./support/harness.ts";

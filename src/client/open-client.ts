@@ -13,8 +13,8 @@ import { destroyWrappedKeys, readWrappedKeys, storeWrappedKeys } from "../cache/
 import { formatAddress } from "../config/address.ts";
 import type { ClientConfig } from "../config/mount-config.ts";
 import { KeyRing, type WrappedKey } from "../crypto/key-ring.ts";
-import { ContentStore } from "../fs/content-store.ts";
-import { guardedTransfer } from "../fs/guarded-calls.ts";
+import { ContentStore } from "../fs/content/content-store.ts";
+import { guardedTransfer } from "../fs/shard/guarded-calls.ts";
 import { NodeError, TransportError } from "../protocol/errors.ts";
 import { SESSION_ID_BYTES } from "../protocol/limits.ts";
 import type { EffectivePolicy } from "../protocol/policy.ts";

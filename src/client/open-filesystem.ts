@@ -1,18 +1,18 @@
 /** From settings and credentials to a filesystem: the client (open-client.ts), and the namespaces on top of it. */
 import type { ControlledCaches } from "../cache/control/control.ts";
 import type { CacheSettings } from "../cache/policy.ts";
-import { askOrRemember } from "../fs/ask-or-remember.ts";
-import { FileReader } from "../fs/file-reader.ts";
-import { FileWriter } from "../fs/file-writer.ts";
+import { FileReader } from "../fs/content/file-reader.ts";
+import { FileWriter } from "../fs/content/file-writer.ts";
 import { Filesystem } from "../fs/filesystem.ts";
-import { GuardedCalls } from "../fs/guarded-calls.ts";
+import { Namespace } from "../fs/inodes/namespace.ts";
+import { openRoot } from "../fs/inodes/open-namespace.ts";
 import { MountRoot } from "../fs/mount-root.ts";
-import { Namespace } from "../fs/namespace.ts";
-import type { NodeCalls } from "../fs/node-calls.ts";
-import { openRoot } from "../fs/open-namespace.ts";
-import { Shard } from "../fs/shard.ts";
-import { Tree } from "../fs/tree.ts";
-import type { KernelCache, Vfs } from "../fs/vfs.ts";
+import { Tree } from "../fs/names/tree.ts";
+import type { KernelCache, Vfs } from "../fs/posix/vfs.ts";
+import { askOrRemember } from "../fs/shard/ask-or-remember.ts";
+import { GuardedCalls } from "../fs/shard/guarded-calls.ts";
+import type { NodeCalls } from "../fs/shard/node-calls.ts";
+import { Shard } from "../fs/shard/shard.ts";
 import { Volume } from "../fs/volume.ts";
 import { NodeError, TransportError } from "../protocol/errors.ts";
 import { controlledCaches } from "./controlled-caches.ts";

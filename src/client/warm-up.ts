@@ -5,14 +5,14 @@
  */
 import { randomBytes } from "node:crypto";
 import { KeyRing } from "../crypto/key-ring.ts";
-import { FolderReader } from "../fs/folder-reader.ts";
-import { FileType } from "../fs/inode-record.ts";
-import { Namespace } from "../fs/namespace.ts";
-import { NO_OUTAGE, type NodeCalls } from "../fs/node-calls.ts";
-import { newRoot } from "../fs/open-namespace.ts";
-import { Shard } from "../fs/shard.ts";
-import { Tree } from "../fs/tree.ts";
-import type { Caller } from "../fs/vfs.ts";
+import { Namespace } from "../fs/inodes/namespace.ts";
+import { newRoot } from "../fs/inodes/open-namespace.ts";
+import { FolderReader } from "../fs/names/folder-reader.ts";
+import { Tree } from "../fs/names/tree.ts";
+import type { Caller } from "../fs/posix/vfs.ts";
+import { FileType } from "../fs/records/inode-record.ts";
+import { NO_OUTAGE, type NodeCalls } from "../fs/shard/node-calls.ts";
+import { Shard } from "../fs/shard/shard.ts";
 import { DirectoryBuffer } from "../mount/directory-buffer.ts";
 import { NodeNumbers } from "../mount/node-numbers.ts";
 import { decodeAnswer, decodeRequest, encodeAnswerFrame, encodeRequestFrame } from "../protocol/codec.ts";

@@ -1,8 +1,8 @@
 /** What a mount's filesystem lets go of when its caches are wiped. */
 import type { WipeReason } from "../cache/lifecycle.ts";
-import type { FileWriter } from "../fs/file-writer.ts";
+import type { FileWriter } from "../fs/content/file-writer.ts";
 import type { Filesystem } from "../fs/filesystem.ts";
-import { REVOKED } from "../fs/guarded-calls.ts";
+import { REVOKED } from "../fs/shard/guarded-calls.ts";
 import type { Volume } from "../fs/volume.ts";
 import type { Logger } from "../log.ts";
 

@@ -3,13 +3,12 @@
  * root is the mount's; with several, the mount's root is a folder of their names that exists only here.
  */
 import { ROOT_INO } from "../protocol/limits.ts";
-import { loadXattrs, removeXattr, setXattr } from "./attributes.ts";
-import { FsError } from "./errno.ts";
-import { Inode } from "./inode.ts";
-import { FileType } from "./inode-record.ts";
+import { loadXattrs, removeXattr, setXattr } from "./inodes/attributes.ts";
+import { Inode } from "./inodes/inode.ts";
+import { NAMESPACE_SPAN } from "./inodes/namespace.ts";
 import type { MountRoot } from "./mount-root.ts";
-import { NAMESPACE_SPAN } from "./namespace.ts";
-import { addOffset } from "./offsets.ts";
+import { FsError } from "./posix/errno.ts";
+import { addOffset } from "./posix/offsets.ts";
 import {
   type Attr,
   type Caller,
@@ -25,7 +24,8 @@ import {
   type SetAttr,
   type StatFs,
   type Vfs,
-} from "./vfs.ts";
+} from "./posix/vfs.ts";
+import { FileType } from "./records/inode-record.ts";
 import type { FileHandle, FolderHandle, Volume } from "./volume.ts";
 
 /** f_bsize: what stat and df count in. */

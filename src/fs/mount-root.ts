@@ -1,10 +1,10 @@
 /** The root folder of a mount that shows several namespaces: their names, each leading to the root of its volume. Nothing is stored. */
 import { NAMESPACE_NAME_PATTERN, NAMESPACES_MAX, ROOT_INO } from "../protocol/limits.ts";
-import { now } from "./clock.ts";
-import { FsError } from "./errno.ts";
-import { FileType } from "./inode-record.ts";
-import { NAMESPACE_SPAN } from "./namespace.ts";
-import type { Attr, FillEntry, Name } from "./vfs.ts";
+import { NAMESPACE_SPAN } from "./inodes/namespace.ts";
+import { now } from "./posix/clock.ts";
+import { FsError } from "./posix/errno.ts";
+import type { Attr, FillEntry, Name } from "./posix/vfs.ts";
+import { FileType } from "./records/inode-record.ts";
 import type { Volume } from "./volume.ts";
 
 /** Opens a namespace as volume number `index`. */

@@ -1,17 +1,17 @@
 /** One namespace of a mount with what works on it. */
 
 import type { BackingFile, StagedImages } from "../cache/backing-file.ts";
-import { CAPABILITY_XATTR, changeAttributes, loadXattrs, pendingOf, removeXattr } from "./attributes.ts";
-import { FsError } from "./errno.ts";
-import { type FileReader, ReadPattern } from "./file-reader.ts";
-import { COPY_MAX_BYTES, fallocate, seek, shareRange, truncate } from "./file-shape.ts";
-import type { FailureLog, FileWriter } from "./file-writer.ts";
-import { FolderReader } from "./folder-reader.ts";
-import { Inode } from "./inode.ts";
-import type { Namespace } from "./namespace.ts";
-import { addOffset } from "./offsets.ts";
-import type { Tree } from "./tree.ts";
-import { type Caller, type KernelCache, type MaybePromise, type Offset, OpenFlag, type ReadResult, type SetAttr } from "./vfs.ts";
+import { type FileReader, ReadPattern } from "./content/file-reader.ts";
+import { COPY_MAX_BYTES, fallocate, seek, shareRange, truncate } from "./content/file-shape.ts";
+import type { FailureLog, FileWriter } from "./content/file-writer.ts";
+import { CAPABILITY_XATTR, changeAttributes, loadXattrs, pendingOf, removeXattr } from "./inodes/attributes.ts";
+import { Inode } from "./inodes/inode.ts";
+import type { Namespace } from "./inodes/namespace.ts";
+import { FolderReader } from "./names/folder-reader.ts";
+import type { Tree } from "./names/tree.ts";
+import { FsError } from "./posix/errno.ts";
+import { addOffset } from "./posix/offsets.ts";
+import { type Caller, type KernelCache, type MaybePromise, type Offset, OpenFlag, type ReadResult, type SetAttr } from "./posix/vfs.ts";
 
 /** An open file. */
 export interface FileHandle {

@@ -1,5 +1,5 @@
 import { fuse_attr } from "../../ffi/libfuse3/kernel.ts";
-import type { Attr, Offset } from "../fs/vfs.ts";
+import type { Attr, Offset } from "../fs/posix/vfs.ts";
 
 const TWO_TO_32 = 2 ** 32;
 /** st_blksize: what cp and cat read and write at a time; as large as one FUSE request would hold 8 of. */

@@ -1,6 +1,6 @@
 import { MappedMemory } from "../../ffi/libc/memory.ts";
 import { fuse_dirent, fuse_direntplus, fuse_entry_out } from "../../ffi/libfuse3/kernel.ts";
-import type { Attr, FillEntry, Name } from "../fs/vfs.ts";
+import type { Attr, FillEntry, Name } from "../fs/posix/vfs.ts";
 import { storeU64 } from "./attributes.ts";
 import { putEntry, type ReplySettings } from "./replies.ts";
 

@@ -1,8 +1,8 @@
 import { expect, test } from "bun:test";
 import fc from "fast-check";
 import type { BackingFile } from "../cache/backing-file.ts";
-import { FsError } from "../fs/errno.ts";
-import { type Opened, OpenFlag } from "../fs/vfs.ts";
+import { FsError } from "../fs/posix/errno.ts";
+import { type Opened, OpenFlag } from "../fs/posix/vfs.ts";
 import { type BackingIds, IoModes } from "./io-modes.ts";
 import { NodeNumbers } from "./node-numbers.ts";
 

@@ -13,8 +13,8 @@
  *   came from reads, a writer EBUSY.
  */
 import type { BackingFile } from "../cache/backing-file.ts";
-import { FsError } from "../fs/errno.ts";
-import { type HandleId, type Opened, OpenFlag } from "../fs/vfs.ts";
+import { FsError } from "../fs/posix/errno.ts";
+import { type HandleId, type Opened, OpenFlag } from "../fs/posix/vfs.ts";
 import type { NodeNumbers } from "./node-numbers.ts";
 
 /** The kernel's backing files; see BackingTable. */

@@ -5,7 +5,7 @@ import {
   fuse_notify_inval_inode_out,
   fuse_out_header,
 } from "../../ffi/libfuse3/kernel.ts";
-import type { Name } from "../fs/vfs.ts";
+import type { Name } from "../fs/posix/vfs.ts";
 import { putU64 } from "./attributes.ts";
 import { editionBits } from "./node-numbers.ts";
 

@@ -3,7 +3,7 @@
  * releases, and waits for it inside the write, so that the writes are made by a Worker (notifier-worker.ts) and never by the main thread.
  */
 import { addresses } from "../../ffi/libc/libc.ts";
-import type { KernelCache, Name } from "../fs/vfs.ts";
+import type { KernelCache, Name } from "../fs/posix/vfs.ts";
 import { workerUrl } from "../worker-url.ts";
 import type { MountLog } from "./log.ts";
 import type { NodeNumbers } from "./node-numbers.ts";

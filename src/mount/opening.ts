@@ -1,6 +1,6 @@
 /** The operations that open and close files: where the kernel can read by itself, it must be told how (see io-modes.ts). */
 import * as k from "../../ffi/libfuse3/kernel.ts";
-import type { Attr, MaybePromise, Opened } from "../fs/vfs.ts";
+import type { Attr, MaybePromise, Opened } from "../fs/posix/vfs.ts";
 import type { IoModes, OpenRequest } from "./io-modes.ts";
 import type { OperationContext } from "./operations.ts";
 import { BODY } from "./requests.ts";

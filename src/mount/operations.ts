@@ -16,7 +16,7 @@ import {
   type SetAttr,
   type StatFs,
   type Vfs,
-} from "../fs/vfs.ts";
+} from "../fs/posix/vfs.ts";
 import type { DirectoryBuffer, DirectoryBufferPool } from "./directory-buffer.ts";
 import type { IoModes } from "./io-modes.ts";
 import { createFile, type OpenedNode, openFile, releaseFile } from "./opening.ts";

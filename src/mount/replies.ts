@@ -16,7 +16,7 @@ import {
 import { iovec } from "../../ffi/libfuse3/layout.ts";
 import type { Libfuse } from "../../ffi/libfuse3/libfuse3.ts";
 import { FOPEN_PASSTHROUGH, fuse_open_out_passthrough } from "../../ffi/libfuse3/passthrough.ts";
-import type { Attr, Offset, Opened, ReadResult, StatFs } from "../fs/vfs.ts";
+import type { Attr, Offset, Opened, ReadResult, StatFs } from "../fs/posix/vfs.ts";
 import { type OwnerOverride, putAttr, putU64, storeU64, type Timeout } from "./attributes.ts";
 import { editionBits, type NodeNumbers } from "./node-numbers.ts";
 

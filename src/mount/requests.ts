@@ -1,7 +1,7 @@
 import { MappedMemory } from "../../ffi/libc/memory.ts";
 import { fuse_in_header } from "../../ffi/libfuse3/kernel.ts";
-import { FsError } from "../fs/errno.ts";
-import type { Caller, Name, Offset } from "../fs/vfs.ts";
+import { FsError } from "../fs/posix/errno.ts";
+import type { Caller, Name, Offset } from "../fs/posix/vfs.ts";
 import { editionOf, inoHigh } from "./node-numbers.ts";
 
 /** A page for the headers in front of the data of a WRITE (libfuse's FUSE_BUFFER_HEADER_SIZE). */

@@ -2,7 +2,7 @@
 import { MNT_DETACH } from "../../ffi/libc/constants.ts";
 import { FUSE_LOG_ERR } from "../../ffi/libfuse3/layout.ts";
 import type { Libfuse } from "../../ffi/libfuse3/libfuse3.ts";
-import type { KernelCache, Vfs } from "../fs/vfs.ts";
+import type { KernelCache, Vfs } from "../fs/posix/vfs.ts";
 import { loadLibfuse } from "./libfuse-path.ts";
 import type { MountLog } from "./log.ts";
 import { MountError } from "./mount-error.ts";

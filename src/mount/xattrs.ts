@@ -1,5 +1,5 @@
-import { FsError } from "../fs/errno.ts";
-import type { Name } from "../fs/vfs.ts";
+import { FsError } from "../fs/posix/errno.ts";
+import type { Name } from "../fs/posix/vfs.ts";
 
 /** What getxattr(2) and listxattr(2) are answered with: the size alone when that was asked for, else the bytes. */
 export type XattrAnswer = number | Uint8Array;

@@ -3,8 +3,8 @@
 import { nameHash } from "../crypto/name-hash.ts";
 import type { NamespaceKeys } from "../crypto/namespace-keys.ts";
 import { openRecord } from "../crypto/record-seal.ts";
-import { decodeRegion, type StoredMap } from "../fs/composition.ts";
-import { decodeDentry, decodeInode, type InodeAttributes } from "../fs/inode-record.ts";
+import { decodeRegion, type StoredMap } from "../fs/records/composition.ts";
+import { decodeDentry, decodeInode, type InodeAttributes } from "../fs/records/inode-record.ts";
 import type { AnswerOf, InodeBundle, RequestOf, StoredRecord } from "../protocol/messages.ts";
 import { dentryKey, inodeKey, inodePrefix, prefixEnd, regionKey } from "../protocol/record-keys.ts";
 import type { ClientRequestOp } from "../transport/node-client-options.ts";

@@ -8,7 +8,7 @@ import type { Space } from "../cache/space.ts";
 import type { StagingDisk } from "../cache/staging-disk.ts";
 import { CacheCapacityExceeded } from "../cache/staging-error.ts";
 import { blockBytes, blockCount, type ChunkRef } from "../crypto/chunk-seal.ts";
-import type { StoredMap } from "../fs/composition.ts";
+import type { StoredMap } from "../fs/records/composition.ts";
 import { NodeError } from "../protocol/errors.ts";
 import { BLOCK_BYTES } from "../protocol/limits.ts";
 import { regionOfKey, regionPrefix } from "../protocol/record-keys.ts";

@@ -1,8 +1,8 @@
 import { expect, test } from "bun:test";
 import fc from "fast-check";
-import { chunkSource, type StoredMap } from "../fs/composition.ts";
-import { ExtentMap } from "../fs/extent-map.ts";
-import { REGION_BYTES } from "../fs/offsets.ts";
+import { REGION_BYTES } from "../fs/posix/offsets.ts";
+import { chunkSource, type StoredMap } from "../fs/records/composition.ts";
+import { ExtentMap } from "../fs/records/extent-map.ts";
 import { BLOCK_BYTES, CHUNK_MAX_BYTES } from "../protocol/limits.ts";
 import { layoutOf } from "./layout.ts";
 import { DataKind } from "./manifest.ts";

@@ -1,8 +1,8 @@
 /** How a file's data is kept when it is staged: in its records, as one image, or as the chunks that it is made of. Pure. */
 import type { ChunkRef } from "../crypto/chunk-seal.ts";
-import type { ChunkSource, StoredMap } from "../fs/composition.ts";
-import { offsetInRegion } from "../fs/offsets.ts";
-import type { Offset } from "../fs/vfs.ts";
+import { offsetInRegion } from "../fs/posix/offsets.ts";
+import type { Offset } from "../fs/posix/vfs.ts";
+import type { ChunkSource, StoredMap } from "../fs/records/composition.ts";
 import { BLOCK_BYTES } from "../protocol/limits.ts";
 import { DataKind } from "./manifest.ts";
 

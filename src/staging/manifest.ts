@@ -6,7 +6,7 @@
  * It must survive the end of the process at any moment (WAL), not of the machine: a pool does not outlive that (synchronous = OFF).
  */
 import { Database, type SQLQueryBindings, type Statement } from "bun:sqlite";
-import type { InodeAttributes } from "../fs/inode-record.ts";
+import type { InodeAttributes } from "../fs/records/inode-record.ts";
 import type { Counters, InodeBundle, ListEntry, StoredRecord } from "../protocol/messages.ts";
 import { dentryKey, dentryPrefix, inodeKey, inodePrefix, NAME_HASH_BYTES, prefixEnd, regionKey } from "../protocol/record-keys.ts";
 import type { Canonical } from "./canonical.ts";

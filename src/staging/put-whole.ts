@@ -1,6 +1,6 @@
 /** Puts an inode with all its records into a manifest. */
-import type { StoredMap } from "../fs/composition.ts";
-import { FileType } from "../fs/inode-record.ts";
+import type { StoredMap } from "../fs/records/composition.ts";
+import { FileType } from "../fs/records/inode-record.ts";
 import { inodePrefix, isRegionKey, regionOfKey } from "../protocol/record-keys.ts";
 import type { Canonical, WholeInode } from "./canonical.ts";
 import { layoutOf } from "./layout.ts";

@@ -2,7 +2,7 @@
  * The node as a mount with staged datasets sees it: what is staged is answered from the manifests, so that it stays as it was and needs no
  * node; all else is asked. The first change of this client takes what it changes out of the snapshot, before it is sent.
  */
-import type { NodeCalls } from "../fs/node-calls.ts";
+import type { NodeCalls } from "../fs/shard/node-calls.ts";
 import { ANSWER_TARGET_BYTES } from "../protocol/limits.ts";
 import type { AnswerOf, Counters, Delta, InodeBundle, InodeWant, ListEntry, RequestOf } from "../protocol/messages.ts";
 import { inodeOfKey } from "../protocol/record-keys.ts";

@@ -4,8 +4,8 @@
  */
 
 import { StagingError } from "../cache/staging-error.ts";
-import { FileType, type InodeAttributes } from "../fs/inode-record.ts";
-import { REGION_BYTES } from "../fs/offsets.ts";
+import { REGION_BYTES } from "../fs/posix/offsets.ts";
+import { FileType, type InodeAttributes } from "../fs/records/inode-record.ts";
 import type { Counters, InodeBundle, ListEntry, StoredRecord } from "../protocol/messages.ts";
 import { dentryKey, dentryPrefix, inodeKey, inodePrefix, NAME_HASH_BYTES, prefixEnd, regionKey } from "../protocol/record-keys.ts";
 import type { Canonical, WholeInode } from "./canonical.ts";

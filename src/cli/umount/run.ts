@@ -6,7 +6,7 @@ import { LibcError } from "../../../ffi/libc/errors.ts";
 import { umount2 } from "../../../ffi/libc/libc.ts";
 import { lockPath, readPoolRecord } from "../../cache/pool-record.ts";
 import { CliError, ExitStatus } from "../../client/failure-of.ts";
-import { Errno } from "../../fs/errno.ts";
+import { Errno } from "../../fs/posix/errno.ts";
 import { findRuntimeEntry, isRunning, type RuntimeEntry } from "../../process/runtime-file.ts";
 import { isKisekiMount, resolveMountpoint } from "../shared/mountpoint.ts";
 import { humanBytes } from "../shared/quantities.ts";

@@ -3,7 +3,7 @@
  * file names misbehave on purpose, see `misbehave`.
  */
 import { ImageFile } from "../../cache/image-file.ts";
-import { FsError } from "../../fs/errno.ts";
+import { FsError } from "../../fs/posix/errno.ts";
 import {
   type Attr,
   type Caller,
@@ -18,7 +18,7 @@ import {
   type SetAttr,
   type StatFs,
   type Vfs,
-} from "../../fs/vfs.ts";
+} from "../../fs/posix/vfs.ts";
 
 const S_IFMT = 0o170000;
 const S_IFDIR = 0o040000;

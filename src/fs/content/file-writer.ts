@@ -1,0 +1,195 @@
+/** Writing: takes over an application's bytes, keeps the amount of dirty data bounded, and writes out in time. */
+import { BLOCK_BYTES } from "../../protocol/limits.ts";
+import type { FileContent } from "../inodes/file-content.ts";
+import type { Inode } from "../inodes/inode.ts";
+import type { Namespace } from "../inodes/namespace.ts";
+import { now } from "../posix/clock.ts";
+import { FsError } from "../posix/errno.ts";
+import { addOffset, maxOffset } from "../posix/offsets.ts";
+import type { Caller, MaybePromise, Offset } from "../posix/vfs.ts";
+import type { ContentStore } from "./content-store.ts";
+import { placeAppended, writeOutLocked } from "./write-out.ts";
+
+/** Dirty data is committed after this long at the latest, so that a crash of the client loses no more. */
+const DIRTY_MAX_MS = 5_000;
+const DIRTY_CHECK_MS = 1_000;
+/**
+ * From this part of the dirty cells on, full segments are sent before anybody asks for it, a few at a time. Later than at once, because
+ * what a random writer writes again meanwhile need not be sent twice; sooner than when all is full, because writers wait then.
+ */
+const EARLY_UPLOAD_PART = 0.5;
+const EARLY_UPLOADS_MAX = 3;
+/** A segment that begins and one that ends may each need a cell beyond the bytes' own. */
+const SPARE_CELLS = 2;
+/** S_ISUID, S_ISGID and the group's execute bit (stat(2)). */
+const SET_UID = 0o4000;
+const SET_GID = 0o2000;
+const GROUP_EXECUTE = 0o010;
+
+/** The mode after somebody without privileges has changed the content (write(2), truncate(2)), or anybody the owner (chown(2)). */
+export function withoutSetId(mode: number): number {
+  const cleared = mode & ~SET_UID;
+  return (cleared & GROUP_EXECUTE) !== 0 ? cleared & ~SET_GID : cleared;
+}
+
+export interface FailureLog {
+  warn(fields: object, message: string): void;
+}
+
+export class FileWriter {
+  readonly #store: ContentStore;
+  readonly #log: FailureLog;
+  readonly #dirty = new Map<Inode, Namespace>();
+  #relief: Promise<void> | null = null;
+  readonly #timer: Timer;
+
+  constructor(store: ContentStore, log: FailureLog) {
+    this.#store = store;
+    this.#log = log;
+    this.#timer = setInterval(() => this.#writeOutOld(), DIRTY_CHECK_MS);
+  }
+
+  /** Takes the bytes over; they are copied before this returns. `append`: they go to the file's end. */
+  write(namespace: Namespace, inode: Inode, caller: Caller, offset: Offset, data: Uint8Array, append: boolean): MaybePromise<number> {
+    const cellsWanted = Math.ceil(data.length / BLOCK_BYTES) + SPARE_CELLS;
+    if (this.#store.dirtyCells + cellsWanted <= this.#store.dirtyCellsMax) {
+      const cells = this.#store.arena.tryTake(cellsWanted);
+      if (cells !== null) return this.#apply(namespace, inode, caller, offset, data, append, cells);
+    }
+    // A copy by constructor: slice() of a Buffer would be a view of the request's memory.
+    return this.#writeSlowly(namespace, inode, caller, offset, new Uint8Array(data), append, cellsWanted);
+  }
+
+  async #writeSlowly(
+    namespace: Namespace,
+    inode: Inode,
+    caller: Caller,
+    offset: Offset,
+    data: Uint8Array,
+    append: boolean,
+    cellsWanted: number,
+  ): Promise<number> {
+    while (this.#store.dirtyCells + cellsWanted > this.#store.dirtyCellsMax) await this.#relieve();
+    const cells = await this.#store.arena.take(cellsWanted);
+    return this.#apply(namespace, inode, caller, offset, data, append, cells);
+  }
+
+  #apply(namespace: Namespace, inode: Inode, caller: Caller, offset: Offset, data: Uint8Array, append: boolean, cells: number[]): number {
+    const { content } = inode;
+    const taken = cells.length;
+    try {
+      if (append && content.frozen === null) placeAppended(namespace, inode);
+      const position = append ? (content.appendedEnd ?? inode.size) : offset;
+      const end = addOffset(position, data.length);
+      if (append) content.active.appendFrom ??= position;
+      const complete = content.write(position, data, cells, this.#store.arena);
+      const time = now();
+      const pending = { ...inode.pending, size: maxOffset(inode.pending?.size ?? 0, end), mtime: time, ctime: time };
+      if (caller.killPriv === true && withoutSetId(inode.mode) !== inode.mode) pending.mode = withoutSetId(inode.mode);
+      inode.pending = pending;
+      this.#dirty.set(inode, namespace);
+      // A failure shows when the file is written out, which tries again.
+      for (const segment of complete) this.#store.upload(segment).catch(() => undefined);
+      if (this.#store.dirtyCells > this.#store.dirtyCellsMax * EARLY_UPLOAD_PART) this.#uploadEarly(content);
+      return data.length;
+    } finally {
+      this.#store.dirtyCells += taken - cells.length;
+      this.#store.arena.unpinAll(cells);
+    }
+  }
+
+  /** Sends the oldest segment that is full, unless enough are being sent. */
+  #uploadEarly(content: FileContent): void {
+    if (this.#store.uploadCount >= EARLY_UPLOADS_MAX) return;
+    for (const segment of content.active.segments) {
+      if (segment.roomBytes > 0 || !segment.isMutable) continue;
+      this.#store.upload(segment).catch(() => undefined);
+      return;
+    }
+  }
+
+  /** Commits everything dirty of an inode. */
+  writeOut(namespace: Namespace, inode: Inode, durable: boolean): Promise<void> {
+    return inode.locked(() => this.writeOutLocked(namespace, inode, durable));
+  }
+
+  /** The same for a caller that holds the inode's lock. */
+  async writeOutLocked(namespace: Namespace, inode: Inode, durable: boolean): Promise<void> {
+    await writeOutLocked(namespace, this.#store, inode, durable);
+    if (!needsWriteOut(inode)) this.isClean(inode);
+  }
+
+  /** Another delta has committed what was pending. */
+  isClean(inode: Inode): void {
+    this.#dirty.delete(inode);
+  }
+
+  /** Gives up what is dirty: nobody can read it any more. */
+  discard(inode: Inode): void {
+    for (const segment of inode.content.discardDirty()) {
+      // One that is being sent gives its cells up itself when it is done.
+      if (segment.upload !== null) segment.upload.catch(() => this.#store.release(segment));
+      else this.#store.release(segment);
+    }
+    inode.pending = null;
+    this.#dirty.delete(inode);
+  }
+
+  /** Gives up everything that is dirty: it is lost. Returns of how many files that was. */
+  discardAll(): number {
+    const inodes = [...this.#dirty.keys()].filter(needsWriteOut);
+    for (const inode of inodes) this.discard(inode);
+    this.#dirty.clear();
+    return inodes.length;
+  }
+
+  /** Commits everything dirty; throws the first failure after having tried all. */
+  async writeOutAll(): Promise<void> {
+    const results = await Promise.allSettled([...this.#dirty].map(([inode, namespace]) => this.writeOut(namespace, inode, false)));
+    for (const result of results) if (result.status === "rejected") throw result.reason;
+  }
+
+  /** Inodes with bytes that the node does not have. */
+  get dirtyCount(): number {
+    return this.#dirty.size;
+  }
+
+  close(): void {
+    clearInterval(this.#timer);
+  }
+
+  /** Writes out what holds most memory; those who wait for room share the wait. Throws when nothing can be written out. */
+  #relieve(): Promise<void> {
+    this.#relief ??= this.#writeOutLargest().finally(() => {
+      this.#relief = null;
+    });
+    return this.#relief;
+  }
+
+  async #writeOutLargest(): Promise<void> {
+    if (await this.#store.uploadDone()) return;
+    const largest = [...this.#dirty].sort(([a], [b]) => b.content.dirtyBytes - a.content.dirtyBytes)[0];
+    if (largest === undefined) return await Bun.sleep(1);
+    await this.writeOut(largest[1], largest[0], false);
+  }
+
+  #writeOutOld(): void {
+    const oldest = performance.now() - DIRTY_MAX_MS;
+    for (const [inode, namespace] of this.#dirty) {
+      if (!needsWriteOut(inode)) {
+        this.#dirty.delete(inode);
+        continue;
+      }
+      if (inode.isLocked || inode.isOrphan || inode.content.dirtySinceMs > oldest) continue;
+      this.writeOut(namespace, inode, false).catch((error) => {
+        // Deleted by another mount: nobody can read it any more.
+        if (error instanceof FsError && error.code === "ESTALE") this.discard(inode);
+        this.#log.warn({ ino: inode.ino, err: error }, "writing out in the background failed; the data stays in memory and is tried again");
+      });
+    }
+  }
+}
+
+function needsWriteOut(inode: Inode): boolean {
+  return inode.pending !== null || inode.content.isDirty;
+}

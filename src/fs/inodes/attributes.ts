@@ -1,0 +1,127 @@
+/** setattr and extended attributes. */
+
+import { withoutSetId } from "../content/file-writer.ts";
+import { now, type Timestamp } from "../posix/clock.ts";
+import { FsError } from "../posix/errno.ts";
+import { type Name, type SetAttr, XattrFlag } from "../posix/vfs.ts";
+import { FileType, type InodeAttributes } from "../records/inode-record.ts";
+import type { Inode, PendingAttributes } from "./inode.ts";
+import { changeInode } from "./inode-change.ts";
+import type { Namespace } from "./namespace.ts";
+
+/** Linux limits an attribute's value to 64 KiB and the list of names too (linux/limits.h XATTR_SIZE_MAX, XATTR_LIST_MAX). */
+const XATTR_VALUE_MAX_BYTES = 65_536;
+const XATTR_LIST_MAX_BYTES = 65_536;
+/** File capabilities: end when the content or the owner changes (capabilities(7)). */
+export const CAPABILITY_XATTR = "security.capability";
+const PERMISSIONS = 0o7777;
+
+/** What a setattr without a size makes of an inode; of the mode only the permission bits count. */
+export function pendingOf(inode: Inode, change: SetAttr): PendingAttributes {
+  const time = now();
+  const pending: PendingAttributes = { ctime: time };
+  let mode = inode.mode;
+  if (change.mode !== undefined) mode = (mode & FileType.MASK) | (change.mode & PERMISSIONS);
+  const changesOwner = change.uid !== undefined || change.gid !== undefined;
+  if (changesOwner && change.mode === undefined && !inode.isDirectory) mode = withoutSetId(mode);
+  if (mode !== inode.mode) pending.mode = mode;
+  if (change.uid !== undefined) pending.uid = change.uid;
+  if (change.gid !== undefined) pending.gid = change.gid;
+  if (change.atime !== undefined) pending.atime = resolveTime(change.atime, time);
+  if (change.mtime !== undefined) pending.mtime = resolveTime(change.mtime, time);
+  return pending;
+}
+
+function resolveTime(time: Timestamp | "now", current: Timestamp): Timestamp {
+  return time === "now" ? current : time;
+}
+
+/** Commits a setattr without a size. The caller holds the inode's lock, and nothing is pending. */
+export async function changeAttributes(namespace: Namespace, inode: Inode, change: SetAttr): Promise<void> {
+  if (inode.isOrphan && !inode.isRegular) {
+    // Nothing of it is stored any more; who has it open, or works in it, still sees it.
+    inode.stored = applyPending(inode.stored, pendingOf(inode, change));
+    return;
+  }
+  await changeInode(namespace, inode, () => {
+    const attributes = applyPending(inode.stored, pendingOf(inode, change));
+    // From here on, only later changes of the entries override the folder's mtime.
+    if (inode.isDirectory && change.mtime !== undefined) attributes.mtimeBumps = inode.counters?.bumps ?? 0;
+    else if (inode.isDirectory) [attributes.mtimeSec, attributes.mtimeNsec] = [inode.stored.mtimeSec, inode.stored.mtimeNsec];
+    return { attributes };
+  });
+}
+
+/** The stored attributes with a change laid over them. */
+export function applyPending(stored: InodeAttributes, pending: PendingAttributes): InodeAttributes {
+  const attributes = { ...stored };
+  if (pending.mode !== undefined) attributes.mode = pending.mode;
+  if (pending.uid !== undefined) attributes.uid = pending.uid;
+  if (pending.gid !== undefined) attributes.gid = pending.gid;
+  if (pending.atime !== undefined) [attributes.atimeSec, attributes.atimeNsec] = [pending.atime.sec, pending.atime.nsec];
+  if (pending.mtime !== undefined) [attributes.mtimeSec, attributes.mtimeNsec] = [pending.mtime.sec, pending.mtime.nsec];
+  if (pending.ctime !== undefined) [attributes.ctimeSec, attributes.ctimeNsec] = [pending.ctime.sec, pending.ctime.nsec];
+  return attributes;
+}
+
+/** All extended attributes of an inode; from memory while the inode is current. */
+export async function loadXattrs(namespace: Namespace, inode: Inode): Promise<Map<Name, Uint8Array>> {
+  if (!inode.stored.hasXattrs) return new Map();
+  if (inode.xattrs !== null) return inode.xattrs;
+  const { version } = inode;
+  const xattrs = await namespace.shard.xattrs(inode.number);
+  if (version === inode.version) inode.xattrs = xattrs;
+  return xattrs;
+}
+
+/** Sets an extended attribute. Throws EEXIST, ENODATA (flags), E2BIG, ENOSPC (the list would be too long). */
+export async function setXattr(namespace: Namespace, inode: Inode, name: Name, value: Uint8Array, flags: number): Promise<void> {
+  if (value.length > XATTR_VALUE_MAX_BYTES) throw new FsError("E2BIG");
+  await changeXattrs(namespace, inode, (before) => {
+    if ((flags & XattrFlag.CREATE) !== 0 && before.has(name)) throw new FsError("EEXIST");
+    if ((flags & XattrFlag.REPLACE) !== 0 && !before.has(name)) throw new FsError("ENODATA");
+    return new Map(before).set(name, value);
+  });
+}
+
+/** Removes an extended attribute. Throws ENODATA. */
+export async function removeXattr(namespace: Namespace, inode: Inode, name: Name): Promise<void> {
+  await changeXattrs(namespace, inode, (before) => {
+    const after = new Map(before);
+    if (!after.delete(name)) throw new FsError("ENODATA");
+    return after;
+  });
+}
+
+async function changeXattrs(
+  namespace: Namespace,
+  inode: Inode,
+  change: (before: ReadonlyMap<Name, Uint8Array>) => Map<Name, Uint8Array>,
+): Promise<void> {
+  let after = new Map<Name, Uint8Array>();
+  await inode.locked(async () => {
+    await changeInode(namespace, inode, async () => {
+      const before = await loadXattrs(namespace, inode);
+      after = change(before);
+      let listBytes = 0;
+      for (const name of after.keys()) listBytes += name.length + 1;
+      if (listBytes > XATTR_LIST_MAX_BYTES) throw new FsError("ENOSPC");
+      const { shard } = namespace;
+      const set = [...after].filter(([name, value]) => before.get(name) !== value);
+      const removed = [...before.keys()].filter((name) => !after.has(name));
+      const attributes = applyPending(inode.stored, { ctime: now() });
+      attributes.hasXattrs = after.size > 0;
+      return {
+        attributes,
+        puts: set.map(([name, value]) => ({
+          key: shard.xattrKey(inode.number, name),
+          link: 0,
+          chunks: [],
+          plaintext: Buffer.concat([Uint8Array.of(name.length), Buffer.from(name, "latin1"), value]),
+        })),
+        deletes: removed.map((name) => shard.xattrKey(inode.number, name)),
+      };
+    });
+    inode.xattrs = after;
+  });
+}
