@@ -4,9 +4,10 @@
  *     bun scripts/bench-cache.ts index [chunks ...]       memory and time of ChunkIndex and Eviction (default 10000 1000000 10000000)
  *     bun scripts/bench-cache.ts eviction [capacity]      hit ratios of Eviction beside other policies, caches of so many chunks (default 2000)
  */
-import { ChunkIndex } from "../src/cache/chunk-index.ts";
-import { Eviction } from "../src/cache/eviction.ts";
-import { best, lru, type Policy, rounds, traces } from "../src/cache/test-eviction.ts";
+
+import { Eviction } from "../src/cache/eviction/eviction.ts";
+import { best, lru, type Policy, rounds, traces } from "../src/cache/eviction/test-eviction.ts";
+import { ChunkIndex } from "../src/cache/index/chunk-index.ts";
 import { BLOCK_BYTES, CHUNK_ID_BYTES, CHUNK_MAX_BYTES, MIB } from "../src/protocol/limits.ts";
 import { s3fifo, twoQueues, windowTinyLfu } from "./eviction-policies.ts";
 

@@ -1,5 +1,5 @@
-/** Well known eviction policies, as scripts/bench-cache.ts compares them with src/cache/eviction.ts. Written for clarity, not for use. */
-import type { Outcome, Policy, Trace } from "../src/cache/test-eviction.ts";
+/** Well known eviction policies, as scripts/bench-cache.ts compares them with src/cache/eviction/eviction.ts. Written for clarity, not for use. */
+import type { Outcome, Policy, Trace } from "../src/cache/eviction/test-eviction.ts";
 
 type Queue = Map<number, number>;
 

@@ -2,8 +2,8 @@
 import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
 import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import { MARKER } from "../src/cache/test-pool-process.ts";
-import { inspect } from "../src/cache/test-pool-processes.ts";
+import { MARKER } from "../src/cache/pool/test-pool-process.ts";
+import { inspect } from "../src/cache/pool/test-pool-processes.ts";
 import { kiseki, mountArguments, mountProcessEnded, mountProcesses, mountpoint } from "./support/cli.ts";
 import { cleanUp, KISEKI, onCleanUp, runOk, TestMount, TestNode, tempFolder } from "./support/harness.ts";
 

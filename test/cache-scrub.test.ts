@@ -1,9 +1,9 @@
-/** kiseki scrub: what it finds, wipes, leaves alone and says. The pools are those of processes of their own (src/cache/test-pool-process.ts). */
+/** kiseki scrub: what it finds, wipes, leaves alone and says. The pools are those of processes of their own (src/cache/pool/test-pool-process.ts). */
 import { afterAll, beforeEach, expect, setDefaultTimeout, test } from "bun:test";
 import { chmodSync, chownSync, existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { MARKER } from "../src/cache/test-pool-process.ts";
-import { inspect, type Started, start } from "../src/cache/test-pool-processes.ts";
+import { MARKER } from "../src/cache/pool/test-pool-process.ts";
+import { inspect, type Started, start } from "../src/cache/pool/test-pool-processes.ts";
 import { kiseki } from "./support/cli.ts";
 import { cleanUp, KISEKI, onCleanUp, runOk, tempFolder } from "./support/harness.ts";
 

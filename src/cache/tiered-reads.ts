@@ -2,7 +2,7 @@
 import type { ChunkRef } from "../crypto/chunk-seal.ts";
 import { NodeError } from "../protocol/errors.ts";
 import { ReadStats } from "./control/read-stats.ts";
-import type { DiskCache } from "./disk-cache.ts";
+import type { DiskCache } from "./disk/disk-cache.ts";
 
 /** Fills cells with the blocks of a chunk from `firstBlock` on. */
 export type ReadBlocks = (ref: ChunkRef, firstBlock: number, cells: readonly number[]) => Promise<void>;

@@ -1,6 +1,6 @@
 /** At the start of a mount: what dead processes have left in its cache_dir is destroyed, in a process of its own. */
-import type { CacheFolder } from "../cache/cache-folder.ts";
-import { scrub } from "../cache/scrub.ts";
+import type { CacheFolder } from "../cache/pool/cache-folder.ts";
+import { scrub } from "../cache/pool/scrub.ts";
 import type { Logger } from "../log.ts";
 import { ownCommand } from "../process/own-command.ts";
 

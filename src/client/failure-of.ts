@@ -6,7 +6,7 @@
  * cryptography and libfuse for `kiseki --version`.
  */
 import { CommanderError } from "commander";
-import type { PoolError } from "../cache/cache-error.ts";
+import type { PoolError } from "../cache/pool/cache-error.ts";
 import type { MountError } from "../mount/mount-error.ts";
 import type { NodeError, TransportError } from "../protocol/errors.ts";
 

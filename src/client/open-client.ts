@@ -3,13 +3,13 @@
  * (open-filesystem.ts).
  */
 import { randomBytes } from "node:crypto";
-import { BlockArena } from "../cache/block-arena.ts";
-import { ChunkIndex } from "../cache/chunk-index.ts";
-import { DiskCache } from "../cache/disk-cache.ts";
-import { Lifecycle } from "../cache/lifecycle.ts";
+import { DiskCache } from "../cache/disk/disk-cache.ts";
+import { ChunkIndex } from "../cache/index/chunk-index.ts";
+import { Lifecycle } from "../cache/lifecycle/lifecycle.ts";
+import { BlockArena } from "../cache/memory/block-arena.ts";
 import { applyPolicy, type CacheSettings, openPolicy, rememberPolicy } from "../cache/policy.ts";
-import type { Pool } from "../cache/pool.ts";
-import { destroyWrappedKeys, readWrappedKeys, storeWrappedKeys } from "../cache/wrapped-keys.ts";
+import type { Pool } from "../cache/pool/pool.ts";
+import { destroyWrappedKeys, readWrappedKeys, storeWrappedKeys } from "../cache/pool/wrapped-keys.ts";
 import { formatAddress } from "../config/address.ts";
 import type { ClientConfig } from "../config/mount-config.ts";
 import { KeyRing, type WrappedKey } from "../crypto/key-ring.ts";

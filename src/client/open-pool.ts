@@ -1,13 +1,13 @@
 /** The disk cache's folder of a mount or staging daemon: a new one, or one that is taken over. */
 import { join } from "node:path";
-import { PoolError } from "../cache/cache-error.ts";
-import { CacheFolder } from "../cache/cache-folder.ts";
 import { ControlClient } from "../cache/control/client.ts";
 import { CONTROL_SOCKET } from "../cache/control/control.ts";
 import type { CacheSettings } from "../cache/policy.ts";
-import { Pool, type PoolOwner } from "../cache/pool.ts";
-import type { SpaceLimits } from "../cache/space.ts";
-import { logWipe } from "../cache/wipe.ts";
+import { PoolError } from "../cache/pool/cache-error.ts";
+import { CacheFolder } from "../cache/pool/cache-folder.ts";
+import { Pool, type PoolOwner } from "../cache/pool/pool.ts";
+import type { SpaceLimits } from "../cache/pool/space.ts";
+import { logWipe } from "../cache/pool/wipe.ts";
 import type { ClientConfig } from "../config/mount-config.ts";
 import type { Credentials } from "../crypto/credentials.ts";
 import type { Logger } from "../log.ts";

@@ -1,5 +1,5 @@
 /** What a mount's filesystem lets go of when its caches are wiped. */
-import type { WipeReason } from "../cache/lifecycle.ts";
+import type { WipeReason } from "../cache/lifecycle/lifecycle.ts";
 import type { FileWriter } from "../fs/content/file-writer.ts";
 import type { Filesystem } from "../fs/filesystem.ts";
 import { REVOKED } from "../fs/shard/guarded-calls.ts";

@@ -1,6 +1,6 @@
 /** One namespace of a mount with what works on it. */
 
-import type { BackingFile, StagedImages } from "../cache/backing-file.ts";
+import type { BackingFile, StagedImages } from "../cache/images/backing-file.ts";
 import { type FileReader, ReadPattern } from "./content/file-reader.ts";
 import { COPY_MAX_BYTES, fallocate, seek, shareRange, truncate } from "./content/file-shape.ts";
 import type { FailureLog, FileWriter } from "./content/file-writer.ts";

@@ -1,6 +1,6 @@
 import { closeSync } from "node:fs";
 import { backingClose, backingOpen } from "../../ffi/libfuse3/passthrough.ts";
-import type { BackingFile } from "../cache/backing-file.ts";
+import type { BackingFile } from "../cache/images/backing-file.ts";
 import { Errno } from "../fs/posix/errno.ts";
 import type { BackingIds } from "./io-modes.ts";
 import type { MountLog } from "./log.ts";

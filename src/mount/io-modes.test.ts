@@ -1,6 +1,6 @@
 import { expect, test } from "bun:test";
 import fc from "fast-check";
-import type { BackingFile } from "../cache/backing-file.ts";
+import type { BackingFile } from "../cache/images/backing-file.ts";
 import { FsError } from "../fs/posix/errno.ts";
 import { type Opened, OpenFlag } from "../fs/posix/vfs.ts";
 import { type BackingIds, IoModes } from "./io-modes.ts";

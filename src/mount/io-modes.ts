@@ -12,7 +12,7 @@
  * - What has no name to look up (/proc/self/fd/N) comes a second time by the old number: a reader then gets what the descriptor that it
  *   came from reads, a writer EBUSY.
  */
-import type { BackingFile } from "../cache/backing-file.ts";
+import type { BackingFile } from "../cache/images/backing-file.ts";
 import { FsError } from "../fs/posix/errno.ts";
 import { type HandleId, type Opened, OpenFlag } from "../fs/posix/vfs.ts";
 import type { NodeNumbers } from "./node-numbers.ts";

@@ -2,8 +2,8 @@
 import { createHash } from "node:crypto";
 import { existsSync, readdirSync, renameSync } from "node:fs";
 import { join } from "node:path";
-import { StagingError } from "../cache/staging-error.ts";
-import { zeroizeFiles } from "../cache/zeroize.ts";
+import { StagingError } from "../cache/disk/staging-error.ts";
+import { zeroizeFiles } from "../cache/pool/zeroize.ts";
 import { type DatasetName, Manifest } from "./manifest.ts";
 
 const ID_HEX_DIGITS = 32;

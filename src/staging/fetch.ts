@@ -3,10 +3,10 @@
  * arena's cells to the disk. What comes was opened and verified by who brings it.
  */
 
-import type { BlockArena } from "../cache/block-arena.ts";
-import type { Space } from "../cache/space.ts";
-import type { StagingDisk } from "../cache/staging-disk.ts";
-import { CacheCapacityExceeded } from "../cache/staging-error.ts";
+import type { StagingDisk } from "../cache/disk/staging-disk.ts";
+import { CacheCapacityExceeded } from "../cache/disk/staging-error.ts";
+import type { BlockArena } from "../cache/memory/block-arena.ts";
+import type { Space } from "../cache/pool/space.ts";
 import { blockBytes, blockCount, type ChunkRef } from "../crypto/chunk-seal.ts";
 import type { StoredMap } from "../fs/records/composition.ts";
 import { NodeError } from "../protocol/errors.ts";

@@ -4,11 +4,11 @@
  */
 import { existsSync, mkdirSync, readdirSync, statSync } from "node:fs";
 import { dirname, join } from "node:path";
-import type { BlockArena } from "../cache/block-arena.ts";
-import { ImageFile } from "../cache/image-file.ts";
-import { bytesOnDisk, type Space } from "../cache/space.ts";
-import type { StagingDisk } from "../cache/staging-disk.ts";
-import { zeroizeFiles } from "../cache/zeroize.ts";
+import type { StagingDisk } from "../cache/disk/staging-disk.ts";
+import { ImageFile } from "../cache/images/image-file.ts";
+import type { BlockArena } from "../cache/memory/block-arena.ts";
+import { bytesOnDisk, type Space } from "../cache/pool/space.ts";
+import { zeroizeFiles } from "../cache/pool/zeroize.ts";
 import { BLOCK_BYTES } from "../protocol/limits.ts";
 import { imageBlocks, readTable, tablePath, tableSum, verifiedBlocks, writeTable } from "./image-io.ts";
 import type { PlacedChunk } from "./layout.ts";

@@ -1,6 +1,6 @@
 /** Room on the disk for a manifest: had before it grows. */
 import { statSync } from "node:fs";
-import type { Space } from "../cache/space.ts";
+import type { Space } from "../cache/pool/space.ts";
 import { MIB } from "../protocol/limits.ts";
 
 /** What one page of a listing may add, in the database and in its journal. */

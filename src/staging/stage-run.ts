@@ -1,7 +1,7 @@
 /** One run of staging a dataset: the walk, the fetching, and what is reported meanwhile. Fills a manifest that nobody uses yet. */
 import type { StageProgress } from "../cache/control/control.ts";
-import { bytesOnDisk } from "../cache/space.ts";
-import { CacheCapacityExceeded } from "../cache/staging-error.ts";
+import { CacheCapacityExceeded } from "../cache/disk/staging-error.ts";
+import { bytesOnDisk } from "../cache/pool/space.ts";
 import type { Canonical } from "./canonical.ts";
 import { capacityMessage, Fetch, type FetchOptions } from "./fetch.ts";
 import { DataKind, type InodeRow, type Manifest } from "./manifest.ts";

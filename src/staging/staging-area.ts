@@ -3,13 +3,13 @@
  * (snapshot-calls.ts), the images, and the runs that stage.
  */
 
-import type { BackingFile, StagedImages } from "../cache/backing-file.ts";
-import type { BlockArena } from "../cache/block-arena.ts";
 import { ControlError, type StageProgress, type StagingControl } from "../cache/control/control.ts";
 import type { StagedDataset } from "../cache/control/stats.ts";
-import type { Pool } from "../cache/pool.ts";
-import type { StagingDisk } from "../cache/staging-disk.ts";
-import { StagingError } from "../cache/staging-error.ts";
+import type { StagingDisk } from "../cache/disk/staging-disk.ts";
+import { StagingError } from "../cache/disk/staging-error.ts";
+import type { BackingFile, StagedImages } from "../cache/images/backing-file.ts";
+import type { BlockArena } from "../cache/memory/block-arena.ts";
+import type { Pool } from "../cache/pool/pool.ts";
 import type { ChunkRef } from "../crypto/chunk-seal.ts";
 import type { KeyRing } from "../crypto/key-ring.ts";
 import { adoptDatasets } from "./adopt.ts";

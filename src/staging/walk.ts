@@ -3,7 +3,7 @@
  * with them small files' data. Per file it is of one moment; the folder as a whole may change while it is read.
  */
 
-import { StagingError } from "../cache/staging-error.ts";
+import { StagingError } from "../cache/disk/staging-error.ts";
 import { REGION_BYTES } from "../fs/posix/offsets.ts";
 import { FileType, type InodeAttributes } from "../fs/records/inode-record.ts";
 import type { Counters, InodeBundle, ListEntry, StoredRecord } from "../protocol/messages.ts";

@@ -1,9 +1,9 @@
 /** What kiseki scrub does; loaded only for it. */
 import { lstatSync, readdirSync } from "node:fs";
 import { isAbsolute, join, resolve } from "node:path";
-import { CacheFolder } from "../../cache/cache-folder.ts";
-import type { PoolRecord } from "../../cache/pool-record.ts";
-import { type ScrubbedPool, scrub } from "../../cache/scrub.ts";
+import { CacheFolder } from "../../cache/pool/cache-folder.ts";
+import type { PoolRecord } from "../../cache/pool/pool-record.ts";
+import { type ScrubbedPool, scrub } from "../../cache/pool/scrub.ts";
 import { CliError, ExitStatus } from "../../client/failure-of.ts";
 import { defaultCacheDir } from "../../config/cache-dir.ts";
 import { parseSeconds } from "../../config/units.ts";

@@ -1,9 +1,9 @@
 /** The pools in a cache folder, as kiseki stage sees them from outside. */
 import { join } from "node:path";
-import { CacheFolder, type PoolPlace } from "../../cache/cache-folder.ts";
 import { ControlClient, ControlUnreachable } from "../../cache/control/client.ts";
 import { CONTROL_SOCKET, type PoolStatus } from "../../cache/control/control.ts";
-import { lockPath, readPoolRecord } from "../../cache/pool-record.ts";
+import { CacheFolder, type PoolPlace } from "../../cache/pool/cache-folder.ts";
+import { lockPath, readPoolRecord } from "../../cache/pool/pool-record.ts";
 import { CliError, ExitStatus } from "../../client/failure-of.ts";
 
 /** A pool whose process answers. */

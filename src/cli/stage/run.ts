@@ -1,11 +1,11 @@
 /** What kiseki stage does; loaded only for it. */
 import { existsSync } from "node:fs";
 import { posix } from "node:path";
-import type { PoolPlace } from "../../cache/cache-folder.ts";
 import { ControlUnreachable } from "../../cache/control/client.ts";
 import type { StageProgress } from "../../cache/control/control.ts";
 import type { StagedDataset } from "../../cache/control/stats.ts";
-import { lockPath, readPoolRecord } from "../../cache/pool-record.ts";
+import type { PoolPlace } from "../../cache/pool/cache-folder.ts";
+import { lockPath, readPoolRecord } from "../../cache/pool/pool-record.ts";
 import { CliError, ExitStatus } from "../../client/failure-of.ts";
 import { GivenOptions } from "../../config/mount-config.ts";
 import { type GivenOption, mountOptionsOfEnvironment } from "../../config/mount-options.ts";

@@ -4,7 +4,7 @@ import { dirname } from "node:path";
 import { MNT_DETACH } from "../../../ffi/libc/constants.ts";
 import { LibcError } from "../../../ffi/libc/errors.ts";
 import { umount2 } from "../../../ffi/libc/libc.ts";
-import { lockPath, readPoolRecord } from "../../cache/pool-record.ts";
+import { lockPath, readPoolRecord } from "../../cache/pool/pool-record.ts";
 import { CliError, ExitStatus } from "../../client/failure-of.ts";
 import { Errno } from "../../fs/posix/errno.ts";
 import { findRuntimeEntry, isRunning, type RuntimeEntry } from "../../process/runtime-file.ts";

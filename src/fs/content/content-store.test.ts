@@ -1,5 +1,5 @@
 import { expect, test } from "bun:test";
-import { ARENA_MIN_BYTES, BlockArena } from "../../cache/block-arena.ts";
+import { ARENA_MIN_BYTES, BlockArena } from "../../cache/memory/block-arena.ts";
 import { CHUNK_MAX_BYTES } from "../../protocol/limits.ts";
 import { chunkSource } from "../records/composition.ts";
 import { ContentStore } from "./content-store.ts";

@@ -1,9 +1,10 @@
 /**
  * Where file bytes come from and go to: the block arena, the chunk workers, and what is in flight between them. One for a mount.
  */
-import type { BlockArena } from "../../cache/block-arena.ts";
+
 import { ReadStats } from "../../cache/control/read-stats.ts";
-import type { DiskCache } from "../../cache/disk-cache.ts";
+import type { DiskCache } from "../../cache/disk/disk-cache.ts";
+import type { BlockArena } from "../../cache/memory/block-arena.ts";
 import { TieredReads } from "../../cache/tiered-reads.ts";
 import { blockBytes, blockCount, type ChunkRef } from "../../crypto/chunk-seal.ts";
 import { BLOCK_BYTES } from "../../protocol/limits.ts";

@@ -1,6 +1,6 @@
 import { expect, test } from "bun:test";
 import fc from "fast-check";
-import { ARENA_MIN_BYTES, BlockArena } from "../../cache/block-arena.ts";
+import { ARENA_MIN_BYTES, BlockArena } from "../../cache/memory/block-arena.ts";
 import { CHUNK_MAX_BYTES, MIB } from "../../protocol/limits.ts";
 import { REGION_BYTES, regionSpans } from "../posix/offsets.ts";
 import type { Source, StoredMap, StoredSource } from "../records/composition.ts";

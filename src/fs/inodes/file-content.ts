@@ -2,7 +2,7 @@
  * A file's bytes as this client knows them, in three layers, the upper hiding the lower: what was written since the last write-out
  * began (active), what the running write-out is committing (frozen), and what is stored.
  */
-import type { BlockArena } from "../../cache/block-arena.ts";
+import type { BlockArena } from "../../cache/memory/block-arena.ts";
 import { CHUNK_MAX_BYTES } from "../../protocol/limits.ts";
 import { addOffset, maxOffset, offsetInRegion, REGION_BYTES, regionOf, regionSpans, withinRegion } from "../posix/offsets.ts";
 import type { Offset } from "../posix/vfs.ts";

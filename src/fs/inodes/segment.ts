@@ -2,7 +2,7 @@
  * Where written bytes wait: a log of at most one chunk's size, filled in the order in which writes arrive, so that a sequential
  * writer fills it with one run and a random writer's small ranges are packed together. Uploaded whole, it becomes a chunk.
  */
-import type { BlockArena } from "../../cache/block-arena.ts";
+import type { BlockArena } from "../../cache/memory/block-arena.ts";
 import { BLOCK_BYTES, CHUNK_MAX_BYTES } from "../../protocol/limits.ts";
 import type { ChunkSource } from "../records/composition.ts";
 

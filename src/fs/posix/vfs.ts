@@ -6,7 +6,7 @@
  * Failures are thrown (or rejected) as FsError; anything else becomes EIO and is logged.
  */
 
-import type { BackingFile } from "../../cache/backing-file.ts";
+import type { BackingFile } from "../../cache/images/backing-file.ts";
 import type { FsError } from "./errno.ts";
 
 /** A result that is there at once, or later. */

@@ -2,7 +2,7 @@
  * A filesystem in memory for the tests of src/mount: just enough semantics to see what arrives from the kernel and what goes back. Some
  * file names misbehave on purpose, see `misbehave`.
  */
-import { ImageFile } from "../../cache/image-file.ts";
+import { ImageFile } from "../../cache/images/image-file.ts";
 import { FsError } from "../../fs/posix/errno.ts";
 import {
   type Attr,

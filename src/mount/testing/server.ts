@@ -3,7 +3,7 @@
  * options as JSON. Speaks lines of JSON: prints {"ready":true} when mounted, then answers each command that it reads, and {"ended":true}.
  */
 import { createInterface } from "node:readline";
-import type { ImageFile } from "../../cache/image-file.ts";
+import type { ImageFile } from "../../cache/images/image-file.ts";
 import { MountError } from "../mount-error.ts";
 import { type MountOptions, runMount } from "../run.ts";
 import { MemoryVfs } from "./memory-vfs.ts";
