@@ -3,12 +3,13 @@ import { readFileSync } from "node:fs";
 import { ConfigError } from "../config/config-error.ts";
 import { CredentialsError } from "../crypto/credentials.ts";
 import { MountError } from "../mount/mount-error.ts";
+import { CommandError } from "../process/failure.ts";
 import { NodeError, TransportError } from "../protocol/errors.ts";
 import { NODE_ERRORS } from "../protocol/messages.ts";
-import { CliError, failureOf } from "./failure-of.ts";
+import { failureOf } from "./failure-of.ts";
 
 test.each([
-  [new CliError(4, "no"), 4],
+  [new CommandError(4, "no"), 4],
   [new ConfigError("bad"), 2],
   [new CredentialsError("unreadable"), 1],
   [new MountError("not-empty", "not empty"), 1],

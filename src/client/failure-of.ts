@@ -1,36 +1,14 @@
 /**
- * How a command fails: one line on standard error, with the remedy, and an exit status. All errors that a user can cause, in
- * whatever layer, become such a line here and nowhere else. Only an error that nobody foresaw shows its stack.
+ * What an error means to a user: all errors that a user can cause, in whatever layer, become one line with a remedy and an exit status here
+ * and nowhere else. Only an error that nobody foresaw shows its stack.
  *
  * Errors of other layers are told apart by their `name`, not by instanceof: importing their classes would load TLS,
  * cryptography and libfuse for `kiseki --version`.
  */
-import { CommanderError } from "commander";
 import type { PoolError } from "../cache/pool/cache-error.ts";
 import type { MountError } from "../mount/mount-error.ts";
+import { type CommandError, ExitStatus, type Failure } from "../process/failure.ts";
 import type { NodeError, TransportError } from "../protocol/errors.ts";
-
-/** Exit statuses, documented in README.md. */
-export const ExitStatus = { ok: 0, failure: 1, usage: 2, unreachable: 3, notAuthorized: 4 } as const;
-export type ExitStatus = (typeof ExitStatus)[keyof typeof ExitStatus];
-
-/** A failure whose message is complete: one line that says what is wrong and what to do. */
-export class CliError extends Error {
-  override readonly name = "CliError";
-  readonly exitStatus: ExitStatus;
-
-  constructor(exitStatus: ExitStatus, message: string, options?: { cause?: unknown }) {
-    super(message, options);
-    this.exitStatus = exitStatus;
-  }
-}
-
-/** What to print and return for an error. `stack` is there only for errors that nobody foresaw. */
-export interface Failure {
-  readonly exitStatus: ExitStatus;
-  readonly message: string;
-  readonly stack?: string;
-}
 
 /** Codes of the system in messages about connections, in words. */
 const CONNECTION_CODES = new Map([
@@ -88,11 +66,6 @@ function nodeFailure(error: NodeError): Failure {
   }
 }
 
-/** commander's own errors: wrong usage, or help and version, which it has printed already. */
-function commanderFailure(error: CommanderError): Failure {
-  return { exitStatus: error.exitCode === 0 ? ExitStatus.ok : ExitStatus.usage, message: "" };
-}
-
 function isSystemError(error: Error): error is NodeJS.ErrnoException {
   return "code" in error && typeof error.code === "string" && /^E[A-Z0-9]+$/.test(error.code);
 }
@@ -105,11 +78,9 @@ function systemFailure(error: NodeJS.ErrnoException): Failure {
 /** What to tell the user about `error`, whatever it is. An empty message: all has been said. */
 export function failureOf(error: unknown): Failure {
   if (!(error instanceof Error)) return { exitStatus: ExitStatus.failure, message: `internal error: ${String(error)}` };
-  // By class: commander takes its errors' names from its classes, which minifying renames.
-  if (error instanceof CommanderError) return commanderFailure(error);
   switch (error.name) {
-    case "CliError":
-      return { exitStatus: (error as CliError).exitStatus, message: error.message };
+    case "CommandError":
+      return { exitStatus: (error as CommandError).exitStatus, message: error.message };
     case "ConfigError":
       return { exitStatus: ExitStatus.usage, message: error.message };
     case "TransportError":
@@ -136,11 +107,4 @@ export function failureOf(error: unknown): Failure {
   // A plain Error was thrown on purpose and says what is wrong; a TypeError or the like was not.
   if (error.constructor === Error) return { exitStatus: ExitStatus.failure, message: error.message };
   return { exitStatus: ExitStatus.failure, message: `internal error: ${error.message}`, stack: error.stack ?? "" };
-}
-
-/** Prints the failure on standard error, in one line, and returns the exit status. */
-export function reportFailure(failure: Failure): ExitStatus {
-  if (failure.message !== "") process.stderr.write(`kiseki: ${failure.message.replaceAll("\n", " ")}\n`);
-  if (failure.stack !== undefined) process.stderr.write(`${failure.stack}\n`);
-  return failure.exitStatus;
 }

@@ -6,9 +6,10 @@ import { collectStats } from "../cache/control/stats.ts";
 import { type Address, formatAddress } from "../config/address.ts";
 import type { MountConfig } from "../config/mount-config.ts";
 import type { Logger } from "../log.ts";
+import { CommandError, ExitStatus } from "../process/failure.ts";
 import { runtimeSocketPath } from "../process/runtime-file.ts";
 import { VERSION } from "../version.ts";
-import { CliError, ExitStatus, failureOf } from "./failure-of.ts";
+import { failureOf } from "./failure-of.ts";
 
 export interface MountControl {
   /** null: it could not be opened. */
@@ -18,7 +19,7 @@ export interface MountControl {
 
 /**
  * A mount works without a control socket: that it can't be opened is logged.
- * @throws CliError when the metrics address can't be used: it was asked for
+ * @throws CommandError when the metrics address can't be used: it was asked for
  */
 export function openMountControl(caches: ControlledCaches, tenant: string, config: MountConfig, log: Logger): MountControl {
   const { mode, pool } = caches;
@@ -59,6 +60,6 @@ function openMetrics(address: Address, target: ControlTarget, log: Logger): Cont
   } catch (error) {
     const { code, message } = error as NodeJS.ErrnoException;
     const why = code === "EADDRINUSE" ? "is in use already" : `can't be listened on (${message})`;
-    throw new CliError(ExitStatus.failure, `metrics: ${formatAddress(address)} ${why}; choose another HOST:PORT`, { cause: error });
+    throw new CommandError(ExitStatus.failure, `metrics: ${formatAddress(address)} ${why}; choose another HOST:PORT`, { cause: error });
   }
 }

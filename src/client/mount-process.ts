@@ -1,23 +1,13 @@
 /** The process behind a mount: puts the layers together and keeps them until the mount ends. */
 import { formatAddress } from "../config/address.ts";
 import type { MountConfig } from "../config/mount-config.ts";
-import type { Credentials } from "../crypto/credentials.ts";
 import type { Logger } from "../log.ts";
 import { runMount } from "../mount/run.ts";
 import { writeRuntimeEntry } from "../process/runtime-file.ts";
 import { type MountControl, openMountControl } from "./mount-control.ts";
+import type { MountJob } from "./mount-job.ts";
 import { openFilesystem } from "./open-filesystem.ts";
 import { warmUp } from "./warm-up.ts";
-
-export interface MountJob {
-  readonly config: MountConfig;
-  readonly credentials: Credentials;
-  readonly log: Logger;
-  /** Aborted when the user wants the mount to end: flush, unmount, return. */
-  readonly stop: AbortSignal;
-  /** To be called once, when the kernel's first request has been answered. */
-  readonly onReady: () => void;
-}
 
 /** fusermount3 refuses these; a user's mount is nosuid,nodev whatever fstab says. */
 const ROOT_ONLY_FLAGS = ["dev", "suid"];

@@ -18,13 +18,13 @@ import { guardedTransfer } from "../fs/shard/guarded-calls.ts";
 import { NodeError, TransportError } from "../protocol/errors.ts";
 import { SESSION_ID_BYTES } from "../protocol/limits.ts";
 import type { EffectivePolicy } from "../protocol/policy.ts";
-import type { AnyCalls } from "../staging/snapshot-calls.ts";
+import type { AnyCalls } from "../staging/any-calls.ts";
 import { StagingArea, type StagingHooks } from "../staging/staging-area.ts";
 import { defaultWorkerCount, TransferPool } from "../transfer/transfer-pool.ts";
 import { NodeClient } from "../transport/node-client.ts";
 import type { NodeClientOptions } from "../transport/node-client-options.ts";
 import { VERSION } from "../version.ts";
-import type { MountJob } from "./mount-process.ts";
+import type { MountJob } from "./mount-job.ts";
 import { adoptedPoolPath, closePool, destroyPool, openPool, type PoolUser } from "./open-pool.ts";
 
 /** A request that no node has answered by then fails with EIO: long enough for a node's restart, short enough not to hang a job. */

@@ -16,7 +16,7 @@ import { Shard } from "../fs/shard/shard.ts";
 import { Volume } from "../fs/volume.ts";
 import { NodeError, TransportError } from "../protocol/errors.ts";
 import { controlledCaches } from "./controlled-caches.ts";
-import type { MountJob } from "./mount-process.ts";
+import type { MountJob } from "./mount-job.ts";
 import { type Client, openClient } from "./open-client.ts";
 import { wipeFilesystem } from "./wipe-filesystem.ts";
 

@@ -7,13 +7,19 @@ import { join } from "node:path";
 import { CONTROL_SOCKET, ControlError, type ControlTarget, type StagingControl } from "../cache/control/control.ts";
 import { serveControl } from "../cache/control/server.ts";
 import { collectStats } from "../cache/control/stats.ts";
-import type { StageDaemonReady } from "../cli/stage/background.ts";
 import type { ClientConfig } from "../config/mount-config.ts";
 import type { BackgroundJob } from "../process/background-process.ts";
+import { CommandError, ExitStatus } from "../process/failure.ts";
 import { VERSION } from "../version.ts";
 import { controlledCaches } from "./controlled-caches.ts";
-import { CliError, ExitStatus, failureOf } from "./failure-of.ts";
+import { unpackCredentials } from "./credential-handover.ts";
+import { failureOf } from "./failure-of.ts";
 import { openClient } from "./open-client.ts";
+
+/** What the daemon says when its pool is there and it can be asked. */
+export interface StageDaemonReady {
+  readonly pool: string;
+}
 
 /** Who started the daemon asks at once; where that one was interrupted meanwhile, an empty pool is not kept. */
 const FIRST_REQUEST_MS = 10_000;
@@ -71,11 +77,12 @@ class DaemonStaging implements StagingControl {
 /** Returns when the daemon has ended. */
 export async function stageDaemonMain({
   config,
-  credentials,
+  secrets,
   log,
   stop,
   onReady,
 }: BackgroundJob<ClientConfig, StageDaemonReady>): Promise<void> {
+  const credentials = unpackCredentials(secrets);
   const client = await openClient(
     { config, credentials, log },
     { kind: "stage", mountpoint: null },
@@ -86,7 +93,7 @@ export async function stageDaemonMain({
   let closeServer = async (): Promise<void> => {};
   try {
     if (pool === null) {
-      throw new CliError(ExitStatus.failure, "nothing can be staged: the cache policy, or the disk, leaves no room for a disk cache");
+      throw new CommandError(ExitStatus.failure, "nothing can be staged: the cache policy, or the disk, leaves no room for a disk cache");
     }
     const caches = controlledCaches(client);
     const endSoon = (why: Why) => void setTimeout(() => ended.resolve(why), LAST_ANSWER_MS);

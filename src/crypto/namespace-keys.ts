@@ -5,7 +5,6 @@ import { NAMESPACE_NAME_PATTERN } from "../protocol/limits.ts";
 import { type EpochKeys, FIRST_EPOCH, KeyLabel, namespaceInfo } from "./epoch-keys.ts";
 import { GenerationCache } from "./generation-cache.ts";
 import { HmacSha256 } from "./hmac.ts";
-import type { KeyRing } from "./key-ring.ts";
 
 /**
  * Record keys kept per namespace and epoch: twice this many at most, some 150 bytes each. A hit costs 0.02 us, a miss (HKDF-Expand)
@@ -63,17 +62,25 @@ export class RecordKeys {
   }
 }
 
+/** Where the keys of a namespace come from (KeyRing). */
+interface EpochSource {
+  /** The newest epoch. */
+  readonly current: EpochKeys;
+  /** @throws IntegrityError for an unknown epoch. */
+  epoch(epoch: number): EpochKeys;
+}
+
 /** Made by KeyRing.namespace(). */
 export class NamespaceKeys {
   readonly namespace: string;
-  readonly #ring: KeyRing;
+  readonly #ring: EpochSource;
   readonly #records = new Map<number, RecordKeys>();
   #sealing: RecordKeys;
   #name: HmacSha256 | undefined;
   #xattrName: HmacSha256 | undefined;
 
   /** @throws RangeError for what isn't a namespace name. */
-  constructor(ring: KeyRing, namespace: string) {
+  constructor(ring: EpochSource, namespace: string) {
     if (!NAMESPACE_NAME_PATTERN.test(namespace)) throw new RangeError("expected a namespace name");
     this.namespace = namespace;
     this.#ring = ring;

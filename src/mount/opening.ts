@@ -2,7 +2,7 @@
 import * as k from "../../ffi/libfuse3/kernel.ts";
 import type { Attr, MaybePromise, Opened } from "../fs/posix/vfs.ts";
 import type { IoModes, OpenRequest } from "./io-modes.ts";
-import type { OperationContext } from "./operations.ts";
+import type { OperationContext } from "./operation-context.ts";
 import { BODY } from "./requests.ts";
 
 /** `backingId`: 0, or what the kernel reads instead of asking. */

@@ -15,26 +15,12 @@ import {
   type ReadResult,
   type SetAttr,
   type StatFs,
-  type Vfs,
 } from "../fs/posix/vfs.ts";
-import type { DirectoryBuffer, DirectoryBufferPool } from "./directory-buffer.ts";
-import type { IoModes } from "./io-modes.ts";
+import type { DirectoryBuffer } from "./directory-buffer.ts";
 import { createFile, type OpenedNode, openFile, releaseFile } from "./opening.ts";
-import type { Replies } from "./replies.ts";
-import { BODY, type RequestCaller, type RequestReader } from "./requests.ts";
+import type { OperationContext } from "./operation-context.ts";
+import { BODY, type RequestReader } from "./requests.ts";
 import { checkXattrName, listAnswer, valueAnswer, type XattrAnswer } from "./xattrs.ts";
-
-/** What an operation works with. */
-export interface OperationContext {
-  readonly vfs: Vfs;
-  readonly request: RequestReader;
-  readonly replies: Replies;
-  readonly directories: DirectoryBufferPool;
-  /** Null: the kernel always asks us. */
-  readonly modes: IoModes | null;
-  /** Who asks; remembered, so that an INTERRUPT reaches it while the request is unanswered. */
-  readonly caller: (umask?: number, killPriv?: boolean) => RequestCaller;
-}
 
 /** One line of the table, its result type hidden from the session, which only carries results from `call` to `reply`. */
 export interface Operation {

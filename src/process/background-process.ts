@@ -6,17 +6,15 @@
 import { closeSync, mkdirSync, openSync, writeSync } from "node:fs";
 import { homedir } from "node:os";
 import { dirname, join } from "node:path";
-import { CliError, ExitStatus, type Failure, failureOf } from "../client/failure-of.ts";
-import type { Credentials } from "../crypto/credentials.ts";
 import { createLogger, type Logger } from "../log.ts";
+import { CommandError, ExitStatus, type Failure } from "./failure.ts";
 import { ownCommand, servingEnvironment } from "./own-command.ts";
 import { untilStopped } from "./stop-signal.ts";
 
 /** What goes through standard input, as JSON. */
 interface Handover<C> {
   readonly config: C;
-  readonly credentials: Omit<Credentials, "kek">;
-  readonly kek: string;
+  readonly secrets: string;
 }
 
 /** The line that comes back, as JSON. */
@@ -33,9 +31,13 @@ function openLog(path: string): number {
     mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
     return openSync(path, "a", 0o600);
   } catch (error) {
-    throw new CliError(ExitStatus.failure, `can't write the log ${path} (${(error as Error).message}); choose another with --log-file`, {
-      cause: error,
-    });
+    throw new CommandError(
+      ExitStatus.failure,
+      `can't write the log ${path} (${(error as Error).message}); choose another with --log-file`,
+      {
+        cause: error,
+      },
+    );
   }
 }
 
@@ -46,14 +48,15 @@ export interface BackgroundStart<C> {
   readonly name: string;
   readonly config: C;
   readonly logFile: string;
-  readonly credentials: Credentials;
+  /** Text that the other process gets as it is. */
+  readonly secrets: string;
   /** Said when the user stops it before it is ready. */
   readonly interrupted: string;
 }
 
 /**
  * Starts the process and returns its answer when it is ready; it then stays, whatever becomes of this process.
- * @throws CliError with the other process's own message and exit status
+ * @throws CommandError with the other process's own message and exit status
  */
 export async function startBackground<C, R>(start: BackgroundStart<C>, stop: AbortSignal): Promise<R> {
   const { logFile, name } = start;
@@ -70,8 +73,7 @@ export async function startBackground<C, R>(start: BackgroundStart<C>, stop: Abo
   closeSync(log);
   const end = (): void => child.kill("SIGTERM");
   stop.addEventListener("abort", end);
-  const { kek, ...rest } = start.credentials;
-  const handover: Handover<C> = { config: start.config, credentials: rest, kek: Buffer.from(kek).toString("base64") };
+  const handover: Handover<C> = { config: start.config, secrets: start.secrets };
   child.stdin.write(JSON.stringify(handover));
   await child.stdin.end();
 
@@ -79,13 +81,13 @@ export async function startBackground<C, R>(start: BackgroundStart<C>, stop: Abo
   stop.removeEventListener("abort", end);
   if (answer === null) {
     await child.exited;
-    if (stop.aborted) throw new CliError(ExitStatus.failure, start.interrupted);
+    if (stop.aborted) throw new CommandError(ExitStatus.failure, start.interrupted);
     const how = child.signalCode === null ? `status ${child.exitCode}` : child.signalCode;
-    throw new CliError(ExitStatus.failure, `${name} ended (${how}) before it was ready; see ${logFile}`);
+    throw new CommandError(ExitStatus.failure, `${name} ended (${how}) before it was ready; see ${logFile}`);
   }
   if ("failure" in answer) {
     await child.exited;
-    throw new CliError(answer.failure.exitStatus, answer.failure.message);
+    throw new CommandError(answer.failure.exitStatus, answer.failure.message);
   }
   child.unref();
   return answer.ready;
@@ -107,16 +109,17 @@ async function readAnswer<R>(stream: ReadableStream<Uint8Array>): Promise<Answer
 /** What the background process works with. */
 export interface BackgroundJob<C, R> {
   readonly config: C;
-  readonly credentials: Credentials;
+  readonly secrets: string;
   readonly log: Logger;
   readonly stop: AbortSignal;
   /** To be called once: lets the parent go. */
   readonly onReady: (answer: R) => void;
 }
 
-/** The other end. A failure of `main` is the answer while there was none, and logged in any case. */
+/** The other end. A failure of `main`, as `describe` puts it, is the answer while there was none, and logged in any case. */
 export async function runBackground<C extends { logLevel: Parameters<typeof createLogger>[0]; logFile: string | null }, R>(
   main: (job: BackgroundJob<C, R>) => Promise<void>,
+  describe: (error: unknown) => Failure,
 ): Promise<void> {
   const handover = JSON.parse(await Bun.stdin.text()) as Handover<C>;
   const { config } = handover;
@@ -131,13 +134,13 @@ export async function runBackground<C extends { logLevel: Parameters<typeof crea
   try {
     await main({
       config,
-      credentials: { ...handover.credentials, kek: Uint8Array.from(Buffer.from(handover.kek, "base64")) },
+      secrets: handover.secrets,
       log,
       stop: untilStopped(),
       onReady: (ready) => answer({ ready }),
     });
   } catch (error) {
-    const failure = failureOf(error);
+    const failure = describe(error);
     log.fatal({ err: error }, failure.message);
     answer({ failure: { exitStatus: failure.exitStatus, message: failure.message } });
     process.exitCode = failure.exitStatus;

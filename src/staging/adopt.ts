@@ -3,22 +3,45 @@
  * one is dropped: its file is still in the snapshot, but its data comes from the node.
  */
 
+import type { StagingDisk } from "../cache/disk/staging-disk.ts";
+import type { ChunkRef } from "../crypto/chunk-seal.ts";
+import type { Canonical } from "./canonical.ts";
+import type { Dataset } from "./dataset.ts";
+import type { ManifestFiles } from "./datasets.ts";
 import { layoutIn } from "./fetch.ts";
-import type { Image } from "./images.ts";
+import type { Image, Images } from "./images.ts";
 import { DataKind, type InodeRow, Manifest, StageState } from "./manifest.ts";
-import type { Dataset, StagingArea } from "./staging-area.ts";
+import type { SnapshotCalls } from "./snapshot-calls.ts";
 
 /** A mount does not begin before its images have been verified, unless that takes longer: then they are read like other files so far. */
 const VERIFY_WAIT_MS = 3_000;
 /** Images read at a time: what keeps a fast disk busy. */
 const VERIFY_AT_ONCE = 8;
 
+/** What takes datasets up (StagingArea). */
+export interface AdoptingArea {
+  readonly files: ManifestFiles;
+  readonly images: Images;
+  readonly options: {
+    readonly disk: Pick<StagingDisk, "pin" | "onFault">;
+    readonly log: { warn(fields: object, message: string): void };
+  };
+  readonly known: ReadonlyMap<string, Dataset>;
+  readonly calls: Pick<SnapshotCalls, "snapshot">;
+  canonical(namespace: string): Canonical;
+  forget(id: string): void;
+  take(dataset: Dataset, manifest: Manifest): void;
+  addUnfinished(dataset: Dataset): void;
+  unfinishedImages(): Parameters<Images["discardOthers"]>[0];
+  useChunk(id: string, key: string, ref: ChunkRef): void;
+}
+
 interface Claim {
   readonly dataset: Dataset;
   readonly row: InodeRow;
 }
 
-export async function adoptDatasets(area: StagingArea): Promise<void> {
+export async function adoptDatasets(area: AdoptingArea): Promise<void> {
   const { files } = area;
   const claims = new Map<Image, Claim[]>();
   for (const id of files.ids()) {
@@ -37,7 +60,7 @@ export async function adoptDatasets(area: StagingArea): Promise<void> {
   await Promise.race([verified, Bun.sleep(VERIFY_WAIT_MS)]);
 }
 
-function adoptDataset(area: StagingArea, id: string, claims: Map<Image, Claim[]>): void {
+function adoptDataset(area: AdoptingArea, id: string, claims: Map<Image, Claim[]>): void {
   const { files } = area;
   if (files.has(id)) {
     const manifest = new Manifest(files.pathOf(id));
@@ -58,7 +81,7 @@ function adoptDataset(area: StagingArea, id: string, claims: Map<Image, Claim[]>
 }
 
 /** Registers the images and pinned chunks of a manifest. False: some are missing. */
-function adoptRows(area: StagingArea, dataset: Dataset, manifest: Manifest, claims: Map<Image, Claim[]>): boolean {
+function adoptRows(area: AdoptingArea, dataset: Dataset, manifest: Manifest, claims: Map<Image, Claim[]>): boolean {
   let isWhole = true;
   const missing: number[] = [];
   for (const row of manifest.inodes()) {
@@ -84,7 +107,7 @@ function adoptRows(area: StagingArea, dataset: Dataset, manifest: Manifest, clai
   return isWhole && missing.length === 0;
 }
 
-function adoptImage(area: StagingArea, manifest: Manifest, row: InodeRow): Image | null {
+function adoptImage(area: AdoptingArea, manifest: Manifest, row: InodeRow): Image | null {
   const { images, options } = area;
   const { namespace } = manifest.name;
   const known = images.find(namespace, row);
@@ -100,7 +123,7 @@ function adoptImage(area: StagingArea, manifest: Manifest, row: InodeRow): Image
   return images.add(path, bytes, crcs, layoutIn(manifest, canonical, row.ino).chunks, images.bytesOnDisk(path), false);
 }
 
-async function verifyAll(area: StagingArea, claims: Map<Image, Claim[]>): Promise<void> {
+async function verifyAll(area: AdoptingArea, claims: Map<Image, Claim[]>): Promise<void> {
   const images = [...claims.keys()];
   const verify = async (): Promise<void> => {
     for (let image = images.shift(); image !== undefined; image = images.shift()) {

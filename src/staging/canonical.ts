@@ -9,7 +9,7 @@ import type { AnswerOf, InodeBundle, RequestOf, StoredRecord } from "../protocol
 import { dentryKey, inodeKey, inodePrefix, prefixEnd, regionKey } from "../protocol/record-keys.ts";
 import type { ClientRequestOp } from "../transport/node-client-options.ts";
 import { abortable } from "./abortable.ts";
-import type { AnyCalls } from "./snapshot-calls.ts";
+import type { AnyCalls } from "./any-calls.ts";
 
 /** Records in one answer. */
 const RANGE_LIMIT = 1_024;

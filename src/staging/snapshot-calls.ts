@@ -2,11 +2,11 @@
  * The node as a mount with staged datasets sees it: what is staged is answered from the manifests, so that it stays as it was and needs no
  * node; all else is asked. The first change of this client takes what it changes out of the snapshot, before it is sent.
  */
-import type { NodeCalls } from "../fs/shard/node-calls.ts";
 import { ANSWER_TARGET_BYTES } from "../protocol/limits.ts";
 import type { AnswerOf, Counters, Delta, InodeBundle, InodeWant, ListEntry, RequestOf } from "../protocol/messages.ts";
 import { inodeOfKey } from "../protocol/record-keys.ts";
 import type { ClientRequestOp } from "../transport/node-client-options.ts";
+import type { AnyCalls } from "./any-calls.ts";
 import { ManifestError } from "./manifest.ts";
 import { NamespaceSnapshot } from "./snapshot.ts";
 
@@ -27,9 +27,6 @@ export interface SnapshotHooks {
   /** A manifest can't be read: what was in its dataset is asked of the node from now on. */
   onFault(error: ManifestError): void;
 }
-
-/** What is asked of the node, and by whom it is asked here. */
-export type AnyCalls = Omit<NodeCalls, "outage">;
 
 export class SnapshotCalls implements AnyCalls {
   readonly #node: AnyCalls;

@@ -12,15 +12,17 @@ import type { BlockArena } from "../cache/memory/block-arena.ts";
 import type { Pool } from "../cache/pool/pool.ts";
 import type { ChunkRef } from "../crypto/chunk-seal.ts";
 import type { KeyRing } from "../crypto/key-ring.ts";
-import { adoptDatasets } from "./adopt.ts";
+import { type AdoptingArea, adoptDatasets } from "./adopt.ts";
+import type { AnyCalls } from "./any-calls.ts";
 import { Canonical } from "./canonical.ts";
+import type { Dataset } from "./dataset.ts";
 import { datasetId, datasetName, ManifestFiles, type Namespaces, shownPath } from "./datasets.ts";
 import { layoutIn } from "./fetch.ts";
 import { Images } from "./images.ts";
 import { DataKind, type DatasetName, hasDataOutside, type InodeRow, Manifest, ManifestError, StageState } from "./manifest.ts";
 import { ManifestRoom, manifestBytes } from "./manifest-room.ts";
 import { hasImage } from "./snapshot.ts";
-import { type AnyCalls, SnapshotCalls } from "./snapshot-calls.ts";
+import { SnapshotCalls } from "./snapshot-calls.ts";
 import { StageRun } from "./stage-run.ts";
 
 /** release() waits so long for programs that have an image open through the kernel; their images go when they let go. */
@@ -67,18 +69,7 @@ export interface StagingOptions {
   readonly log: { info(fields: object, message: string): void; warn(fields: object, message: string): void };
 }
 
-/** A dataset that is in the pool, whole or in part. */
-export interface Dataset {
-  readonly id: string;
-  readonly name: DatasetName;
-  /** What is served; null: it was never complete. */
-  manifest: Manifest | null;
-  /** Bytes that its parts were found damaged or missing: they come from the node. */
-  isDamaged: boolean;
-  totals: { files: number; bytes: number };
-}
-
-export class StagingArea implements Staging {
+export class StagingArea implements Staging, AdoptingArea {
   /** What the filesystem asks instead of the node. */
   readonly calls: SnapshotCalls;
   readonly images: Images;

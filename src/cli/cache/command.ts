@@ -1,16 +1,6 @@
 /** kiseki cache: what is in the caches of running mounts, and how to empty them. */
 import type { Command } from "commander";
-
-/** As given on the command line. */
-export interface CacheStatsOptions {
-  readonly json?: boolean;
-  /** true: every two seconds. */
-  readonly watch?: string | true;
-}
-
-export interface CacheWipeOptions {
-  readonly json?: boolean;
-}
+import type { CacheStatsOptions, CacheWipeOptions } from "./options.ts";
 
 export function registerCache(program: Command): void {
   const cache = program.command("cache").description("look at the caches of running mounts, or wipe them");

@@ -2,13 +2,14 @@
 import { ControlClient, ControlUnreachable } from "../../cache/control/client.ts";
 import { ControlError, type WipeReport } from "../../cache/control/control.ts";
 import type { CacheStats } from "../../cache/control/stats.ts";
-import { CliError, ExitStatus, failureOf, reportFailure } from "../../client/failure-of.ts";
+import { failureOf } from "../../client/failure-of.ts";
 import { parseSeconds } from "../../config/units.ts";
+import { CommandError, ExitStatus, reportFailure } from "../../process/failure.ts";
 import { findRuntimeEntry, isRunning, type RuntimeEntry, runtimeEntries } from "../../process/runtime-file.ts";
 import { untilStopped } from "../../process/stop-signal.ts";
 import { isKisekiMount, resolveMountpoint } from "../shared/mountpoint.ts";
 import { humanBytes } from "../shared/quantities.ts";
-import type { CacheStatsOptions, CacheWipeOptions } from "./command.ts";
+import type { CacheStatsOptions, CacheWipeOptions } from "./options.ts";
 import { statsTable } from "./table.ts";
 
 const WATCH_DEFAULT_MS = 2_000;
@@ -16,20 +17,20 @@ const WATCH_DEFAULT_MS = 2_000;
 const WATCH_MIN_MS = 100;
 const WATCH_MAX_MS = 86_400_000;
 
-/** @throws CliError */
+/** @throws CommandError */
 function watchIntervalMs(text: string | true): number {
   const ms = text === true ? WATCH_DEFAULT_MS : parseSeconds(text);
   if (ms === null || ms < WATCH_MIN_MS || ms > WATCH_MAX_MS) {
-    throw new CliError(ExitStatus.usage, `--watch ${text}: expected a time from 0.1 seconds to a day, such as 2 or 500ms`);
+    throw new CommandError(ExitStatus.usage, `--watch ${text}: expected a time from 0.1 seconds to a day, such as 2 or 500ms`);
   }
   return ms;
 }
 
-/** The mounts that are asked about. @throws CliError when there is none */
+/** The mounts that are asked about. @throws CommandError when there is none */
 function chosenMounts(text: string | undefined): RuntimeEntry[] {
   if (text === undefined) {
     const entries = runtimeEntries().toSorted((a, b) => a.mountpoint.localeCompare(b.mountpoint));
-    if (entries.length === 0) throw new CliError(ExitStatus.failure, "no kiseki mount of this user is running");
+    if (entries.length === 0) throw new CommandError(ExitStatus.failure, "no kiseki mount of this user is running");
     return entries;
   }
   const mountpoint = resolveMountpoint(text);
@@ -38,24 +39,24 @@ function chosenMounts(text: string | undefined): RuntimeEntry[] {
   const why = isKisekiMount(mountpoint)
     ? "its process has ended, or belongs to another user"
     : "no kiseki mount; see: findmnt -t fuse.kiseki";
-  throw new CliError(ExitStatus.failure, `${mountpoint}: ${why}`);
+  throw new CommandError(ExitStatus.failure, `${mountpoint}: ${why}`);
 }
 
 async function ask<T>(entry: RuntimeEntry, question: (client: ControlClient) => Promise<T>): Promise<T> {
   const { mountpoint, control, pid } = entry;
-  if (control === null) throw new CliError(ExitStatus.failure, `${mountpoint}: this mount has no control socket; its log says why`);
+  if (control === null) throw new CommandError(ExitStatus.failure, `${mountpoint}: this mount has no control socket; its log says why`);
   try {
     return await question(new ControlClient(control));
   } catch (error) {
     if (error instanceof ControlUnreachable) {
-      throw new CliError(ExitStatus.failure, `${mountpoint}: process ${pid} does not answer`, { cause: error });
+      throw new CommandError(ExitStatus.failure, `${mountpoint}: process ${pid} does not answer`, { cause: error });
     }
-    if (error instanceof ControlError) throw new CliError(ExitStatus.failure, `${mountpoint}: ${error.message}`, { cause: error });
+    if (error instanceof ControlError) throw new CommandError(ExitStatus.failure, `${mountpoint}: ${error.message}`, { cause: error });
     throw error;
   }
 }
 
-/** Of several mounts, one that does not answer keeps nobody from seeing the others. @throws CliError when no mount answers */
+/** Of several mounts, one that does not answer keeps nobody from seeing the others. @throws CommandError when no mount answers */
 async function statsOf(entries: readonly RuntimeEntry[]): Promise<CacheStats[]> {
   const asked = await Promise.allSettled(entries.map((entry) => ask(entry, (client) => client.stats())));
   const answers = asked.filter((result) => result.status === "fulfilled").map(({ value }) => value);
@@ -69,7 +70,7 @@ async function statsOf(entries: readonly RuntimeEntry[]): Promise<CacheStats[]> 
   return answers;
 }
 
-/** @throws CliError */
+/** @throws CommandError */
 export async function cacheStats(mountpoint: string | undefined, options: CacheStatsOptions): Promise<void> {
   const intervalMs = options.watch === undefined ? null : watchIntervalMs(options.watch);
   const show = (all: readonly CacheStats[]): void => {
@@ -96,7 +97,7 @@ function pause(ms: number, stop: AbortSignal | null): Promise<void> {
   return promise;
 }
 
-/** @throws CliError */
+/** @throws CommandError */
 export async function cacheWipe(mountpoint: string | undefined, options: CacheWipeOptions): Promise<void> {
   for (const entry of chosenMounts(mountpoint)) {
     const report = await ask(entry, (client) => client.wipe());

@@ -1,7 +1,8 @@
 /** mount.kiseki, as mount(8) calls it for `mount -t kiseki` and for fstab. */
 
-import { failureOf, reportFailure } from "../../client/failure-of.ts";
+import { failureOf } from "../../client/failure-of.ts";
 import { parseMountHelperArguments, parseMountSpec } from "../../config/mount-spec.ts";
+import { reportFailure } from "../../process/failure.ts";
 import { prepareMount, startPreparedMount } from "./run.ts";
 
 /** mount(8), "EXIT STATUS": incorrect invocation or permissions; mount failure. */

@@ -1,6 +1,6 @@
 /** The common way to a mount, from the command line or from mount(8): settings, credentials, then the process that keeps it. */
 
-import type { MountJob } from "../../client/mount-process.ts";
+import type { MountJob } from "../../client/mount-job.ts";
 import { openCredentials } from "../../client/open-credentials.ts";
 import { resolveMountConfig } from "../../config/mount-config.ts";
 import { type GivenOption, mountOptionsOfEnvironment, parseMountWords } from "../../config/mount-options.ts";
@@ -25,7 +25,7 @@ export interface MountStart {
 /** Checked settings and opened credentials: everything that a mount process needs. */
 export type PreparedMount = Pick<MountJob, "config" | "credentials"> & { readonly foreground: boolean };
 
-/** @throws ConfigError, CliError, CredentialsError: before anything is mounted. */
+/** @throws ConfigError, CommandError, CredentialsError: before anything is mounted. */
 export async function prepareMount(start: MountStart): Promise<PreparedMount> {
   const { given, kernelFlags } = parseMountWords(start.words, start.sloppy);
   const mountpoint = resolveMountpoint(start.mountpoint);

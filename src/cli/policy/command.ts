@@ -1,24 +1,6 @@
 /** kiseki policy: what the caches of clients may do. set, unset and get work on a node's data folder, whether or not the node runs. */
 import { type Command, Option } from "commander";
-
-/** Which level, as given on the command line. None: the cluster. */
-export interface LevelOptions {
-  readonly tenant?: string;
-  readonly namespace?: string;
-  readonly workload?: string;
-}
-export interface PolicyOptions extends LevelOptions {
-  readonly dataDir: string;
-  readonly json?: boolean;
-}
-export interface ShowEffectiveOptions extends LevelOptions {
-  readonly dataDir?: string;
-  readonly json?: boolean;
-  /** Instead of dataDir: what a running node tells a client. */
-  readonly dataAddr?: string;
-  readonly credentials?: string;
-  readonly passphraseFile?: string;
-}
+import type { PolicyOptions, ShowEffectiveOptions } from "./options.ts";
 
 function withLevel(command: Command): Command {
   return command

@@ -1,13 +1,13 @@
 /** What `kiseki policy` does; loaded only for it. */
 import { existsSync } from "node:fs";
 import { join, resolve } from "node:path";
-import { CliError, ExitStatus } from "../../client/failure-of.ts";
 import { ALL_NAMESPACES } from "../../config/mount-config.ts";
 import { describeEffective, formatPolicyValue, parsePolicyKey, parsePolicyWords } from "../../config/policy-values.ts";
 import { DataFolder } from "../../node/data-folder.ts";
 import { levelPath, levelsDownTo, type PolicyDocument, type PolicyScope, policyOfLevels } from "../../node/policy-document.ts";
 import { changePolicyFile, policyPathOf, withLevel } from "../../node/policy-file.ts";
 import { readPolicyDocument } from "../../node/policy-store.ts";
+import { CommandError, ExitStatus } from "../../process/failure.ts";
 import { TransportError } from "../../protocol/errors.ts";
 import { NAMESPACE_NAME_PATTERN, TENANT_NAME_PATTERN, WORKLOAD_NAME_PATTERN } from "../../protocol/limits.ts";
 import {
@@ -21,7 +21,7 @@ import {
   widenings,
 } from "../../protocol/policy.ts";
 import { withNode } from "../shared/with-node.ts";
-import type { LevelOptions, PolicyOptions, ShowEffectiveOptions } from "./command.ts";
+import type { LevelOptions, PolicyOptions, ShowEffectiveOptions } from "./options.ts";
 
 /** A node of before policies closes the connection instead of answering. */
 const POLICY_TIMEOUT_MS = 5_000;
@@ -29,16 +29,16 @@ const POLICY_TIMEOUT_MS = 5_000;
 function checkName(option: string, name: string | undefined, pattern: RegExp): string | null {
   if (name === undefined) return null;
   if (pattern.test(name) && (option !== "--namespace" || name !== ALL_NAMESPACES)) return name;
-  throw new CliError(ExitStatus.usage, `${option} ${name}: not a name; use 1 to 64 letters and digits, with ".", "_", "-" inside`);
+  throw new CommandError(ExitStatus.usage, `${option} ${name}: not a name; use 1 to 64 letters and digits, with ".", "_", "-" inside`);
 }
 
-/** @throws CliError where a name is none, or the level above it is missing */
+/** @throws CommandError where a name is none, or the level above it is missing */
 function scopeOf(options: LevelOptions): PolicyScope {
   const tenant = checkName("--tenant", options.tenant, TENANT_NAME_PATTERN);
   const namespace = checkName("--namespace", options.namespace, NAMESPACE_NAME_PATTERN);
   const workload = checkName("--workload", options.workload, WORKLOAD_NAME_PATTERN);
-  if (namespace !== null && tenant === null) throw new CliError(ExitStatus.usage, "--namespace needs --tenant: whose namespace?");
-  if (workload !== null && namespace === null) throw new CliError(ExitStatus.usage, "--workload needs --tenant and --namespace");
+  if (namespace !== null && tenant === null) throw new CommandError(ExitStatus.usage, "--namespace needs --tenant: whose namespace?");
+  if (workload !== null && namespace === null) throw new CommandError(ExitStatus.usage, "--workload needs --tenant and --namespace");
   return { tenant, namespace, workload };
 }
 
@@ -51,7 +51,7 @@ function said(level: PolicyLevel): [PolicyKey, string][] {
   return POLICY_KEYS.flatMap((key) => (level[key] === undefined ? [] : [[key, formatPolicyValue(key, level[key])] as [PolicyKey, string]]));
 }
 
-/** @throws CliError where `change` asks for more than the levels above `scope` give */
+/** @throws CommandError where `change` asks for more than the levels above `scope` give */
 function checkChange(document: PolicyDocument, scope: PolicyScope, change: PolicyLevel): void {
   const above = levelsDownTo(scope).slice(0, -1);
   const level = { ...document.levels[levelPath(scope)], ...change };
@@ -59,13 +59,13 @@ function checkChange(document: PolicyDocument, scope: PolicyScope, change: Polic
   const wide = upper === null ? [] : widenings(upper, change);
   if (upper !== null && wide.length > 0) {
     const texts = said(change).flatMap(([key, text]) => (wide.includes(key) ? [wideText(document, above, upper, key, text)] : []));
-    throw new CliError(ExitStatus.failure, `${texts.join("; ")}: a level may only narrow those above it`);
+    throw new CommandError(ExitStatus.failure, `${texts.join("; ")}: a level may only narrow those above it`);
   }
   const result = upper === null ? clusterPolicy(level) : narrow(upper, level);
   if ((change.mode !== undefined || change.allowed_modes !== undefined) && level.mode !== undefined) {
     if (!result.allowed_modes.includes(level.mode)) {
       const allowed = formatPolicyValue("allowed_modes", result.allowed_modes);
-      throw new CliError(ExitStatus.failure, `mode=${level.mode} is not among allowed_modes=${allowed}; set both, so that they agree`);
+      throw new CommandError(ExitStatus.failure, `mode=${level.mode} is not among allowed_modes=${allowed}; set both, so that they agree`);
     }
   }
 }
@@ -100,7 +100,7 @@ function warnOfUnknown(dataDir: string, { tenant, namespace }: PolicyScope): voi
   }
 }
 
-/** @throws CliError, ConfigError */
+/** @throws CommandError, ConfigError */
 export async function setPolicyCommand(words: readonly string[], options: PolicyOptions): Promise<void> {
   const scope = scopeOf(options);
   const change = parsePolicyWords(words);
@@ -112,7 +112,7 @@ export async function setPolicyCommand(words: readonly string[], options: Policy
   warnOfUnknown(dataDir, scope);
 }
 
-/** @throws CliError, ConfigError */
+/** @throws CommandError, ConfigError */
 export async function unsetPolicyCommand(words: readonly string[], options: PolicyOptions): Promise<void> {
   const scope = scopeOf(options);
   const keys = words.map(parsePolicyKey);
@@ -123,7 +123,7 @@ export async function unsetPolicyCommand(words: readonly string[], options: Poli
   });
 }
 
-/** @throws CliError */
+/** @throws CommandError */
 export function getPolicyCommand(options: PolicyOptions): void {
   const scope = scopeOf(options);
   const { levels } = readPolicyDocument(policyPathOf(resolve(options.dataDir)));
@@ -155,7 +155,7 @@ function print(policy: EffectivePolicy, origins: Record<PolicyKey, string> | nul
   }
 }
 
-/** @throws CliError, CredentialsError, TransportError, NodeError */
+/** @throws CommandError, CredentialsError, TransportError, NodeError */
 export async function showEffectiveCommand(options: ShowEffectiveOptions): Promise<void> {
   if (options.dataDir !== undefined) {
     const document = readPolicyDocument(policyPathOf(resolve(options.dataDir)));
@@ -165,7 +165,10 @@ export async function showEffectiveCommand(options: ShowEffectiveOptions): Promi
   }
   const { dataAddr = process.env.KISEKI_DATA_ADDR, namespace = process.env.KISEKI_NAMESPACE || "default" } = options;
   if (dataAddr === undefined || dataAddr === "") {
-    throw new CliError(ExitStatus.usage, "give --data-dir DIR on the storage node's host, or --data-addr HOST:PORT and --credentials FILE");
+    throw new CommandError(
+      ExitStatus.usage,
+      "give --data-dir DIR on the storage node's host, or --data-addr HOST:PORT and --credentials FILE",
+    );
   }
   const namespaces = namespace === ALL_NAMESPACES ? [] : namespace.split(",");
   for (const name of namespaces) checkName("--namespace", name, NAMESPACE_NAME_PATTERN);
@@ -183,7 +186,7 @@ export async function showEffectiveCommand(options: ShowEffectiveOptions): Promi
       return await client.call("policyGet", { namespaces, workload }, { timeoutMs: POLICY_TIMEOUT_MS });
     } catch (error) {
       if (!(error instanceof TransportError && error.kind === "timeout")) throw error;
-      throw new CliError(ExitStatus.unreachable, "the storage node does not tell its policy: is it an older version of kiseki?", {
+      throw new CommandError(ExitStatus.unreachable, "the storage node does not tell its policy: is it an older version of kiseki?", {
         cause: error,
       });
     }

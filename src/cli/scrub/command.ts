@@ -1,13 +1,6 @@
 /** kiseki scrub: destroys what processes that died have left in the disk cache. */
 import type { Command } from "commander";
-
-/** As given on the command line. */
-export interface ScrubCommandOptions {
-  readonly cacheDir?: string;
-  readonly watch?: string;
-  readonly dryRun?: boolean;
-  readonly json?: boolean;
-}
+import type { ScrubCommandOptions } from "./options.ts";
 
 export function registerScrub(program: Command): void {
   program

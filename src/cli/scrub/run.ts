@@ -4,15 +4,15 @@ import { isAbsolute, join, resolve } from "node:path";
 import { CacheFolder } from "../../cache/pool/cache-folder.ts";
 import type { PoolRecord } from "../../cache/pool/pool-record.ts";
 import { type ScrubbedPool, scrub } from "../../cache/pool/scrub.ts";
-import { CliError, ExitStatus } from "../../client/failure-of.ts";
 import { defaultCacheDir } from "../../config/cache-dir.ts";
 import { parseSeconds } from "../../config/units.ts";
 import { clearDeadMount } from "../../mount/mountpoint.ts";
+import { CommandError, ExitStatus } from "../../process/failure.ts";
 import { ownCommand } from "../../process/own-command.ts";
 import { findRuntimeEntry } from "../../process/runtime-file.ts";
 import { untilStopped } from "../../process/stop-signal.ts";
 import { humanBytes, humanCount } from "../shared/quantities.ts";
-import type { ScrubCommandOptions } from "./command.ts";
+import type { ScrubCommandOptions } from "./options.ts";
 
 /** More often would be work for nothing: a dead process is looked for, not an event waited for. */
 const WATCH_MIN_MS = 100;
@@ -20,7 +20,7 @@ const WATCH_MAX_MS = 86_400_000;
 /** A wipe that takes longer tells on a terminal how far it is. */
 const PROGRESS_INTERVAL_MS = 500;
 
-/** @throws CliError: a pool could not be wiped; a folder is refused; wrong usage */
+/** @throws CommandError: a pool could not be wiped; a folder is refused; wrong usage */
 export async function scrubCommand(options: ScrubCommandOptions): Promise<void> {
   const intervalMs = options.watch === undefined ? null : watchIntervalMs(options.watch);
   const stop = intervalMs === null ? null : untilStopped();
@@ -38,7 +38,7 @@ export async function scrubCommand(options: ScrubCommandOptions): Promise<void> 
 function watchIntervalMs(text: string): number {
   const ms = parseSeconds(text);
   if (ms === null || ms < WATCH_MIN_MS || ms > WATCH_MAX_MS) {
-    throw new CliError(ExitStatus.usage, `--watch ${text}: expected a time from 0.1 seconds to a day, such as 60 or 500ms`);
+    throw new CommandError(ExitStatus.usage, `--watch ${text}: expected a time from 0.1 seconds to a day, such as 60 or 500ms`);
   }
   return ms;
 }
@@ -47,7 +47,7 @@ function chosenFolders(options: ScrubCommandOptions): string[] {
   const given = options.cacheDir ?? process.env.KISEKI_CACHE_DIR;
   if (given !== undefined && given !== "") {
     if (given.includes("\0") || (options.cacheDir === undefined && !isAbsolute(given))) {
-      throw new CliError(ExitStatus.usage, `KISEKI_CACHE_DIR=${given}: expected an absolute path`);
+      throw new CommandError(ExitStatus.usage, `KISEKI_CACHE_DIR=${given}: expected an absolute path`);
     }
     return [resolve(given)];
   }
@@ -93,7 +93,7 @@ async function scrubInChild(path: string, { dryRun, json }: ScrubCommandOptions)
     stdout: "inherit",
     stderr: "inherit",
   });
-  if ((await child.exited) !== 0) throw new CliError(ExitStatus.failure, `${path}: could not be scrubbed`);
+  if ((await child.exited) !== 0) throw new CommandError(ExitStatus.failure, `${path}: could not be scrubbed`);
 }
 
 /** Root does not follow where another user may lead it: in that user's folder it acts as that user. */
@@ -123,7 +123,7 @@ async function scrubFolder(path: string, options: ScrubCommandOptions): Promise<
   const failed = pools.find((pool) => pool.state === "failed");
   if (failed === undefined) return;
   const [fault] = failed.faults;
-  throw new CliError(
+  throw new CommandError(
     ExitStatus.failure,
     `${count("failed")} of ${pools.length} pools in ${path} could not be wiped; the first: ${fault?.path}: ${fault?.reason}`,
   );

@@ -1,15 +1,7 @@
 /** kiseki serve: runs a storage node in the foreground, or verifies its data. */
 import { type Command, Option } from "commander";
 import { enterServingEnvironment } from "../../process/own-command.ts";
-
-/** As given on the command line. */
-export interface ServeOptions {
-  readonly dataDir: string;
-  readonly listen: string;
-  readonly gcGrace: string;
-  readonly logLevel: string;
-  readonly verify?: boolean;
-}
+import type { ServeOptions } from "./options.ts";
 
 export function registerServe(program: Command): void {
   program

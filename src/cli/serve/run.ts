@@ -1,21 +1,23 @@
 /** What `kiseki serve` does; loaded only for it. */
 import { resolve } from "node:path";
-import { CliError, ExitStatus, failureOf } from "../../client/failure-of.ts";
+import { failureOf } from "../../client/failure-of.ts";
 import type { LogLevel } from "../../config/mount-config.ts";
 import { parseSeconds } from "../../config/units.ts";
 import { createLogger } from "../../log.ts";
 import { StorageNode } from "../../node/storage-node.ts";
 import { verifyDataFolder } from "../../node/verify.ts";
+import { CommandError, ExitStatus } from "../../process/failure.ts";
 import { untilStopped } from "../../process/stop-signal.ts";
 import { tcpTls } from "../../transport/tcp-tls.ts";
 import { VERSION } from "../../version.ts";
-import type { ServeOptions } from "./command.ts";
+import type { ServeOptions } from "./options.ts";
 
 /** "0.0.0.0:9100", "[::]:9100", ":9100"; unlike addresses to connect to, port 0 is allowed. */
 function parseListen(text: string): { host: string; port: number } {
   const match = /^(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]*))(?::(\d{1,5}))?$/.exec(text);
   const port = Number(match?.[3] ?? 9100);
-  if (match === null || port > 65_535) throw new CliError(ExitStatus.usage, `--listen ${text}: expected HOST:PORT, such as 0.0.0.0:9100`);
+  if (match === null || port > 65_535)
+    throw new CommandError(ExitStatus.usage, `--listen ${text}: expected HOST:PORT, such as 0.0.0.0:9100`);
   return { host: match[1] ?? (match[2] || "0.0.0.0"), port };
 }
 
@@ -23,10 +25,11 @@ function parseListen(text: string): { host: string; port: number } {
 function startFailure(error: unknown, listen: string): unknown {
   if (!(error instanceof Error)) return error;
   const code = "code" in error ? error.code : undefined;
-  if (code === "EADDRINUSE") return new CliError(ExitStatus.failure, `${listen}: another program listens there; give another --listen`);
-  if (code === "EADDRNOTAVAIL") return new CliError(ExitStatus.failure, `${listen}: not an address of this machine; give another --listen`);
-  if (code === "EACCES" && error.message.includes("listen")) return new CliError(ExitStatus.failure, `${listen}: permission denied`);
-  return failureOf(error).stack === undefined ? error : new CliError(ExitStatus.failure, error.message, { cause: error });
+  if (code === "EADDRINUSE") return new CommandError(ExitStatus.failure, `${listen}: another program listens there; give another --listen`);
+  if (code === "EADDRNOTAVAIL")
+    return new CommandError(ExitStatus.failure, `${listen}: not an address of this machine; give another --listen`);
+  if (code === "EACCES" && error.message.includes("listen")) return new CommandError(ExitStatus.failure, `${listen}: permission denied`);
+  return failureOf(error).stack === undefined ? error : new CommandError(ExitStatus.failure, error.message, { cause: error });
 }
 
 async function verify(dataDir: string): Promise<void> {
@@ -36,15 +39,15 @@ async function verify(dataDir: string): Promise<void> {
   process.stdout.write(
     `kiseki: ${report.namespaces} namespaces, ${report.chunks} chunks, ${report.damages} damages, ${report.unreferenced} chunks that nothing refers to\n`,
   );
-  if (report.damages > 0) throw new CliError(ExitStatus.failure, `${dataDir}: ${report.damages} damages found, listed above`);
+  if (report.damages > 0) throw new CommandError(ExitStatus.failure, `${dataDir}: ${report.damages} damages found, listed above`);
 }
 
-/** Returns when the node has stopped. @throws CliError */
+/** Returns when the node has stopped. @throws CommandError */
 export async function serve(options: ServeOptions): Promise<void> {
   const dataDir = resolve(options.dataDir);
   const { host, port } = parseListen(options.listen);
   const gcGraceMs = parseSeconds(options.gcGrace);
-  if (gcGraceMs === null) throw new CliError(ExitStatus.usage, `--gc-grace ${options.gcGrace}: expected a time, such as 30m or 1h`);
+  if (gcGraceMs === null) throw new CommandError(ExitStatus.usage, `--gc-grace ${options.gcGrace}: expected a time, such as 30m or 1h`);
   if (options.verify === true) {
     await verify(dataDir);
     return;

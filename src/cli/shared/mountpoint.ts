@@ -1,15 +1,15 @@
 /** Looks at a mountpoint from outside. Nothing here waits for a mount that does not answer. */
 import { realpathSync, statSync } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
-import { CliError, ExitStatus } from "../../client/failure-of.ts";
 import { mountAt } from "../../mount/mountinfo.ts";
+import { CommandError, ExitStatus } from "../../process/failure.ts";
 
 /** What /proc/self/mountinfo shows as the type of our mounts. */
 const MOUNT_TYPE = "fuse.kiseki";
 
 /**
  * The absolute path without symbolic links. Works on a stale mount too, where every system call on the folder itself fails.
- * @throws CliError when there is no such folder.
+ * @throws CommandError when there is no such folder.
  */
 export function resolveMountpoint(text: string): string {
   const path = resolve(text);
@@ -17,8 +17,8 @@ export function resolveMountpoint(text: string): string {
     return realpathSync(path);
   } catch (error) {
     const code = (error as NodeJS.ErrnoException).code;
-    if (code === "ENOENT") throw new CliError(ExitStatus.failure, `${path}: no such folder; create it with: mkdir -p ${path}`);
-    if (code === "ENOTDIR") throw new CliError(ExitStatus.failure, `${path}: not a folder; choose or create one`);
+    if (code === "ENOENT") throw new CommandError(ExitStatus.failure, `${path}: no such folder; create it with: mkdir -p ${path}`);
+    if (code === "ENOTDIR") throw new CommandError(ExitStatus.failure, `${path}: not a folder; choose or create one`);
     if (code === "ENOTCONN" && path !== "/") return join(realpathSync(dirname(path)), basename(path));
     throw error;
   }
@@ -38,5 +38,5 @@ export function checkIsFolder(mountpoint: string): void {
     if ((error as NodeJS.ErrnoException).code === "ENOTCONN") return;
     throw error;
   }
-  throw new CliError(ExitStatus.failure, `${mountpoint}: not a folder; choose or create one`);
+  throw new CommandError(ExitStatus.failure, `${mountpoint}: not a folder; choose or create one`);
 }

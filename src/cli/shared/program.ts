@@ -1,7 +1,8 @@
 /** Starts the command that the arguments name and turns its failure into a line and an exit status. */
 import { basename } from "node:path";
-import { Command } from "commander";
-import { failureOf, reportFailure } from "../../client/failure-of.ts";
+import { Command, CommanderError } from "commander";
+import { failureOf } from "../../client/failure-of.ts";
+import { ExitStatus, reportFailure } from "../../process/failure.ts";
 import { VERSION } from "../../version.ts";
 
 /** mount(8) runs the file of this name for `mount -t kiseki`. */
@@ -31,6 +32,8 @@ export async function run(program: Command): Promise<never> {
       await program.parseAsync();
     }
   } catch (error) {
+    // commander has said what was wrong, or printed its help, already.
+    if (error instanceof CommanderError) process.exit(error.exitCode === 0 ? ExitStatus.ok : ExitStatus.usage);
     process.exit(reportFailure(failureOf(error)));
   }
   process.exit();

@@ -1,9 +1,9 @@
 /** A command's short tie to a running node, with a tenant's credentials. */
 
-import { CliError, ExitStatus } from "../../client/failure-of.ts";
 import { formatAddress, parseAddresses } from "../../config/address.ts";
 import { findCredentials } from "../../config/credentials-path.ts";
 import { readCredentialsFile } from "../../crypto/credentials.ts";
+import { CommandError, ExitStatus } from "../../process/failure.ts";
 import { askPassphrase, readPassphraseFile } from "../../process/passphrase.ts";
 import { SESSION_ID_BYTES } from "../../protocol/limits.ts";
 import { NodeClient } from "../../transport/node-client.ts";
@@ -14,12 +14,12 @@ import type { NodeOptions } from "./node-options.ts";
 const CONNECT_TIMEOUT_MS = 10_000;
 const REQUEST_TIMEOUT_MS = 30_000;
 
-/** @throws CliError, CredentialsError, TransportError, and what `work` throws */
+/** @throws CommandError, CredentialsError, TransportError, and what `work` throws */
 export async function withNode<T>(options: NodeOptions, work: (client: NodeClient) => Promise<T>): Promise<T> {
   const addresses = parseAddresses(options.dataAddr);
-  if (addresses === null) throw new CliError(ExitStatus.usage, `--data-addr ${options.dataAddr}: expected HOST:PORT[,HOST:PORT]`);
+  if (addresses === null) throw new CommandError(ExitStatus.usage, `--data-addr ${options.dataAddr}: expected HOST:PORT[,HOST:PORT]`);
   if (options.credentials === undefined && options.tenant === undefined) {
-    throw new CliError(ExitStatus.usage, "give --credentials FILE, or --tenant NAME to find it in the usual places");
+    throw new CommandError(ExitStatus.usage, "give --credentials FILE, or --tenant NAME to find it in the usual places");
   }
   const path = options.credentials ?? findCredentials(options.tenant ?? "");
   const credentials = await readCredentialsFile(path, async () =>

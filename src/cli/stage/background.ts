@@ -1,17 +1,20 @@
 /** kiseki stage --daemon: finds the daemon that has the dataset, or starts one, and has it stage. */
 import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { CliError, ExitStatus } from "../../client/failure-of.ts";
+import { packCredentials } from "../../client/credential-handover.ts";
+import { failureOf } from "../../client/failure-of.ts";
 import { openCredentials } from "../../client/open-credentials.ts";
+import type { StageDaemonReady } from "../../client/stage-daemon.ts";
 import type { ClientConfig, GivenOptions } from "../../config/mount-config.ts";
 import { resolveClientConfig } from "../../config/mount-config.ts";
 import type { Credentials } from "../../crypto/credentials.ts";
 import { defaultLogFile, runBackground, startBackground } from "../../process/background-process.ts";
+import { CommandError, ExitStatus } from "../../process/failure.ts";
 import { untilStopped } from "../../process/stop-signal.ts";
 import { datasetId, datasetName } from "../../staging/datasets.ts";
 import { humanBytes, humanCount } from "../shared/quantities.ts";
 import { controlOf, type LivingPool, livingPools, poolPlaces, userOf } from "./pools.ts";
-import { stageInto } from "./run.ts";
+import { stageInto } from "./stage-into.ts";
 
 export interface DaemonOrder {
   readonly given: GivenOptions;
@@ -21,12 +24,7 @@ export interface DaemonOrder {
   readonly pool: string | undefined;
 }
 
-/** What the daemon says when its pool is there and it can be asked. */
-export interface StageDaemonReady {
-  readonly pool: string;
-}
-
-/** Prints the pool's id on standard output when all is there. @throws CliError */
+/** Prints the pool's id on standard output when all is there. @throws CommandError */
 export async function stageByDaemon({ given, path, timeoutMs, pool: id }: DaemonOrder): Promise<void> {
   const stop = untilStopped();
   const begin = performance.now();
@@ -47,7 +45,7 @@ interface Wanted {
   readonly id: string | undefined;
 }
 
-/** The running daemon that is named, or that has the dataset, or a part of it; null: there is none. @throws CliError: not a daemon's pool */
+/** The running daemon that is named, or that has the dataset, or a part of it; null: there is none. @throws CommandError: not a daemon's pool */
 async function findDaemon({ config, tenant, path, id }: Wanted): Promise<LivingPool | null> {
   const living = await livingPools(poolPlaces(config.cacheDir, { tenant, id }));
   if (id === undefined) {
@@ -56,7 +54,7 @@ async function findDaemon({ config, tenant, path, id }: Wanted): Promise<LivingP
   }
   const [pool] = living;
   if (pool !== undefined && pool.status.kind !== "stage") {
-    throw new CliError(ExitStatus.failure, `pool ${id} is in use (${userOf(pool.place)}): to stage into it, leave --daemon out`);
+    throw new CommandError(ExitStatus.failure, `pool ${id} is in use (${userOf(pool.place)}): to stage into it, leave --daemon out`);
   }
   return pool ?? null;
 }
@@ -86,13 +84,13 @@ async function startDaemon(
         name: "the staging daemon",
         config: { ...config, tenant: credentials.tenant, cachePoolId, logFile },
         logFile,
-        credentials,
+        secrets: packCredentials(credentials),
         interrupted: "interrupted; nothing is staged",
       },
       stop,
     );
     const [place] = poolPlaces(config.cacheDir, { tenant: credentials.tenant, id: pool });
-    if (place === undefined) throw new CliError(ExitStatus.failure, `the staging daemon ended at once; see ${logFile}`);
+    if (place === undefined) throw new CommandError(ExitStatus.failure, `the staging daemon ended at once; see ${logFile}`);
     return { place, client: controlOf(place) };
   };
   if (id !== undefined) return await start(id);
@@ -102,7 +100,7 @@ async function startDaemon(
     return await start(dead);
   } catch (error) {
     // A scrubber, or another daemon, was faster.
-    if (!(error instanceof CliError) || error.exitStatus !== ExitStatus.failure || stop.aborted) throw error;
+    if (!(error instanceof CommandError) || error.exitStatus !== ExitStatus.failure || stop.aborted) throw error;
     return await start(null);
   }
 }
@@ -112,5 +110,5 @@ export async function runStageProcess(): Promise<void> {
   await runBackground<ClientConfig, StageDaemonReady>(async (job) => {
     const { stageDaemonMain } = await import("../../client/stage-daemon.ts");
     await stageDaemonMain(job);
-  });
+  }, failureOf);
 }

@@ -2,7 +2,7 @@
 import { type Command, Option } from "commander";
 import { MOUNT_OPTIONS, type MountOptionName } from "../../config/mount-options.ts";
 import { givenLongOptions, type LongOptions, toLongOption } from "../shared/long-options.ts";
-import type { StageOrder } from "./run.ts";
+import type { StageOrder } from "./options.ts";
 
 /** Of a mount's options, those that a staging daemon has too. */
 const OPTIONS: readonly MountOptionName[] = [

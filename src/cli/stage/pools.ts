@@ -4,7 +4,7 @@ import { ControlClient, ControlUnreachable } from "../../cache/control/client.ts
 import { CONTROL_SOCKET, type PoolStatus } from "../../cache/control/control.ts";
 import { CacheFolder, type PoolPlace } from "../../cache/pool/cache-folder.ts";
 import { lockPath, readPoolRecord } from "../../cache/pool/pool-record.ts";
-import { CliError, ExitStatus } from "../../client/failure-of.ts";
+import { CommandError, ExitStatus } from "../../process/failure.ts";
 
 /** A pool whose process answers. */
 export interface LivingPool {
@@ -54,7 +54,7 @@ export function userOf(place: PoolPlace): string {
   return record.kind === "stage" ? `staging daemon ${record.pid}` : `process ${record.pid}, mounted on ${record.mountpoint}`;
 }
 
-/** The one that is meant. @throws CliError: none, or several */
+/** The one that is meant. @throws CommandError: none, or several */
 export async function chosenPool(cacheDir: string, filter: PoolFilter): Promise<LivingPool> {
   const places = poolPlaces(cacheDir, filter);
   const living = await livingPools(places);
@@ -62,12 +62,15 @@ export async function chosenPool(cacheDir: string, filter: PoolFilter): Promise<
   if (pool !== undefined && more.length === 0) return pool;
   if (pool !== undefined) {
     const choices = living.map(({ place }) => `${place.id} (${userOf(place)})`).join(", ");
-    throw new CliError(ExitStatus.failure, `several pools are in use in ${cacheDir}: choose one with --pool: ${choices}`);
+    throw new CommandError(ExitStatus.failure, `several pools are in use in ${cacheDir}: choose one with --pool: ${choices}`);
   }
   const dead = places[0];
   if (filter.id !== undefined && dead !== undefined) {
-    throw new CliError(ExitStatus.failure, `pool ${filter.id}: its process does not answer; if it has died, kiseki scrub deletes the pool`);
+    throw new CommandError(
+      ExitStatus.failure,
+      `pool ${filter.id}: its process does not answer; if it has died, kiseki scrub deletes the pool`,
+    );
   }
   const what = filter.id === undefined ? "no mount or staging daemon has a pool" : `no pool ${filter.id}`;
-  throw new CliError(ExitStatus.failure, `${what} in ${cacheDir}; mount first, or use --daemon`);
+  throw new CommandError(ExitStatus.failure, `${what} in ${cacheDir}; mount first, or use --daemon`);
 }

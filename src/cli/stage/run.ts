@@ -1,19 +1,18 @@
 /** What kiseki stage does; loaded only for it. */
 import { existsSync } from "node:fs";
 import { posix } from "node:path";
-import { ControlUnreachable } from "../../cache/control/client.ts";
-import type { StageProgress } from "../../cache/control/control.ts";
 import type { StagedDataset } from "../../cache/control/stats.ts";
 import type { PoolPlace } from "../../cache/pool/cache-folder.ts";
 import { lockPath, readPoolRecord } from "../../cache/pool/pool-record.ts";
-import { CliError, ExitStatus } from "../../client/failure-of.ts";
 import { GivenOptions } from "../../config/mount-config.ts";
-import { type GivenOption, mountOptionsOfEnvironment } from "../../config/mount-options.ts";
+import { mountOptionsOfEnvironment } from "../../config/mount-options.ts";
 import { parseSeconds } from "../../config/units.ts";
+import { CommandError, ExitStatus } from "../../process/failure.ts";
 import { untilStopped } from "../../process/stop-signal.ts";
 import { humanBytes, humanCount } from "../shared/quantities.ts";
-import { chosenPool, type LivingPool, livingPools, poolPlaces, userOf } from "./pools.ts";
-import { stageReporter } from "./progress.ts";
+import type { StageOrder } from "./options.ts";
+import { chosenPool, livingPools, poolPlaces, userOf } from "./pools.ts";
+import { stageInto } from "./stage-into.ts";
 
 /** A week: longer is a typing error. */
 const TIMEOUT_MAX_MS = 7 * 86_400_000;
@@ -21,24 +20,11 @@ const TIMEOUT_MAX_MS = 7 * 86_400_000;
 const DELETE_POLL_MS = 20;
 const POOL_ID_PATTERN = /^[0-9a-f]{32}$/i;
 
-/** What was asked for. */
-export interface StageOrder {
-  readonly given: readonly GivenOption[];
-  readonly dataset: string | undefined;
-  readonly timeout: string | undefined;
-  readonly daemon: boolean;
-  readonly status: boolean;
-  readonly release: string | undefined;
-  readonly releaseAll: boolean;
-  readonly pool: string | undefined;
-  readonly json: boolean;
+function usage(message: string): CommandError {
+  return new CommandError(ExitStatus.usage, message);
 }
 
-function usage(message: string): CliError {
-  return new CliError(ExitStatus.usage, message);
-}
-
-/** Absolute, in the tree of the mount, without a slash at the end. @throws CliError */
+/** Absolute, in the tree of the mount, without a slash at the end. @throws CommandError */
 function treePath(option: string, text: string): string {
   if (!text.startsWith("/") || text.includes("\0")) {
     throw usage(`${option} ${text}: expected an absolute path, as in the mount's tree: /data for MOUNTPOINT/data`);
@@ -47,7 +33,7 @@ function treePath(option: string, text: string): string {
   return path === "/" ? path : path.replace(/\/$/, "");
 }
 
-/** @throws CliError */
+/** @throws CommandError */
 export async function runStage(order: StageOrder): Promise<void> {
   const actions = [order.dataset !== undefined, order.status, order.release !== undefined, order.releaseAll];
   if (actions.filter(Boolean).length !== 1) throw usage("give one of --dataset PATH, --status, --release PATH, --release-all");
@@ -89,53 +75,6 @@ function described({ path, files, bytes }: Pick<StagedDataset, "path" | "files" 
   return `${path}: ${humanCount(files)} file${files === 1 ? "" : "s"}, ${humanBytes(bytes)}`;
 }
 
-export interface StageIntoOptions {
-  readonly timeoutMs: number | null;
-  readonly stop: AbortSignal;
-}
-
-/**
- * Has a running mount or daemon stage, and shows how far it is.
- * @throws CliError: not complete; what was fetched stays there
- */
-export async function stageInto(
-  pool: Pick<LivingPool, "place" | "client">,
-  path: string,
-  options: StageIntoOptions,
-): Promise<StagedDataset> {
-  const { timeoutMs, stop } = options;
-  const reporter = stageReporter(path);
-  const request = timeoutMs === null ? { path } : { path, timeoutSeconds: timeoutMs / 1_000 };
-  let reached: StageProgress | null = null;
-  const interrupted = (cause: unknown): CliError => {
-    const kept =
-      reached === null || reached.bytesDone === 0
-        ? ""
-        : `; ${humanBytes(reached.bytesDone)} are in pool ${pool.place.id}: the same command goes on from there`;
-    return new CliError(ExitStatus.failure, `${path}: interrupted${kept}`, { cause });
-  };
-  try {
-    for await (const event of pool.client.stage(request, stop)) {
-      if (event.type === "progress") {
-        reached = event.progress;
-        reporter.show(event.progress);
-      } else if (event.type === "done") {
-        return event.dataset;
-      } else {
-        throw new CliError(event.error.exitStatus as ExitStatus, event.error.message);
-      }
-    }
-  } catch (error) {
-    if (stop.aborted) throw interrupted(error);
-    if (error instanceof ControlUnreachable)
-      throw new CliError(ExitStatus.failure, `${path}: the process of pool ${pool.place.id} has ended`, { cause: error });
-    throw error;
-  } finally {
-    reporter.end();
-  }
-  throw new CliError(ExitStatus.failure, `${path}: the process of pool ${pool.place.id} has ended before all was staged`);
-}
-
 async function showStatus(places: readonly PoolPlace[], json: boolean): Promise<void> {
   const pools = await livingPools(places);
   for (const { place, status } of pools) {
@@ -157,9 +96,10 @@ async function showStatus(places: readonly PoolPlace[], json: boolean): Promise<
 async function releaseOne(cacheDir: string, filter: Parameters<typeof poolPlaces>[1], path: string): Promise<void> {
   const living = await livingPools(poolPlaces(cacheDir, filter));
   const holding = living.filter(({ status }) => status.datasets.some((dataset) => dataset.path === path));
-  if (holding.length === 0) throw new CliError(ExitStatus.failure, `${path} is not staged in any pool here; see: kiseki stage --status`);
+  if (holding.length === 0)
+    throw new CommandError(ExitStatus.failure, `${path} is not staged in any pool here; see: kiseki stage --status`);
   if (holding.length > 1) {
-    throw new CliError(
+    throw new CommandError(
       ExitStatus.failure,
       `${path} is staged in several pools: choose one with --pool: ${holding.map(({ place }) => place.id).join(", ")}`,
     );

@@ -1,22 +1,6 @@
 /** kiseki tenant: makes tenants of a cluster and lists them, in the CA's folder, for which no node has to run; shreds them on a running one. */
 import { type Command, Option } from "commander";
-
-/** As given on the command line. */
-export interface TenantCreateOptions {
-  readonly ca: string;
-  readonly out: string;
-  readonly days: string;
-  readonly passphrase?: boolean;
-  readonly passphraseFile?: string;
-}
-
-/** As given on the command line or in the environment. */
-export interface TenantShredOptions {
-  readonly ca?: string;
-  readonly credentials?: string;
-  readonly dataAddr: string;
-  readonly yes?: boolean;
-}
+import type { TenantCreateOptions, TenantShredOptions } from "./options.ts";
 
 export function registerTenant(program: Command): void {
   const tenant = program.command("tenant").description("make, list and shred the tenants of a cluster");

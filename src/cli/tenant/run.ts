@@ -1,12 +1,12 @@
 /** What `kiseki tenant` does; loaded only for it. */
 import { existsSync } from "node:fs";
 import { resolve } from "node:path";
-import { CliError, ExitStatus } from "../../client/failure-of.ts";
 import { makeCredentials, writeCredentialsFile } from "../../crypto/credentials.ts";
 import { createTenant, listTenants } from "../../pki/cluster.ts";
+import { CommandError, ExitStatus } from "../../process/failure.ts";
 import { askPassphrase, readPassphraseFile } from "../../process/passphrase.ts";
 import { withPki } from "../shared/with-pki.ts";
-import type { TenantCreateOptions } from "./command.ts";
+import type { TenantCreateOptions } from "./options.ts";
 
 /** 100 years: the CA's own end cuts it shorter anyway. */
 const DAYS_MAX = 36_525;
@@ -15,19 +15,19 @@ function choosePassphrase(options: TenantCreateOptions): string | undefined {
   if (options.passphraseFile !== undefined) return readPassphraseFile(options.passphraseFile);
   if (options.passphrase !== true) return undefined;
   const passphrase = askPassphrase("Passphrase: ");
-  if (passphrase !== askPassphrase("Once more: ")) throw new CliError(ExitStatus.usage, "the passphrases differ");
+  if (passphrase !== askPassphrase("Once more: ")) throw new CommandError(ExitStatus.usage, "the passphrases differ");
   return passphrase;
 }
 
-/** @throws CliError, CredentialsError */
+/** @throws CommandError, CredentialsError */
 export async function createTenantCommand(name: string, options: TenantCreateOptions): Promise<void> {
   const days = Number(options.days);
   if (!Number.isInteger(days) || days < 1 || days > DAYS_MAX) {
-    throw new CliError(ExitStatus.usage, `--days ${options.days}: expected a whole number from 1 to ${DAYS_MAX}`);
+    throw new CommandError(ExitStatus.usage, `--days ${options.days}: expected a whole number from 1 to ${DAYS_MAX}`);
   }
   const out = resolve(options.out);
   if (existsSync(out)) {
-    throw new CliError(ExitStatus.failure, `${out}: exists already, and may hold the only key to a tenant's data; give another --out`);
+    throw new CommandError(ExitStatus.failure, `${out}: exists already, and may hold the only key to a tenant's data; give another --out`);
   }
   const issued = await createTenant(resolve(options.ca), name, days).catch(withPki<never>);
   const { cluster, tenant, ca, cert, key } = issued;
@@ -40,7 +40,7 @@ export async function createTenantCommand(name: string, options: TenantCreateOpt
   process.stdout.write(`kiseki: tenant ${tenant} of cluster ${cluster}, credentials in ${out}; keep a copy: without it the data is lost\n`);
 }
 
-/** @throws CliError */
+/** @throws CommandError */
 export function listTenantsCommand(ca: string): void {
   try {
     for (const { tenant, created, expires, serial, shredded } of listTenants(resolve(ca))) {

@@ -1,23 +1,23 @@
 /** What `kiseki tenant shred` does; loaded only for it. */
 import { closeSync, openSync, readSync, writeSync } from "node:fs";
 import { resolve } from "node:path";
-import { CliError, ExitStatus } from "../../client/failure-of.ts";
 import { formatAddress, parseAddresses } from "../../config/address.ts";
 import { readTenantIdentity } from "../../crypto/credentials.ts";
 import { issueToTenant, recordShredded } from "../../pki/cluster.ts";
+import { CommandError, ExitStatus } from "../../process/failure.ts";
 import { NodeError } from "../../protocol/errors.ts";
 import type { TlsIdentity } from "../../transport/transport.ts";
 import { withClient } from "../shared/with-node.ts";
 import { withPki } from "../shared/with-pki.ts";
-import type { TenantShredOptions } from "./command.ts";
+import type { TenantShredOptions } from "./options.ts";
 
 /** A typed line. */
 const LINE_MAX_BYTES = 1_024;
 
-/** @throws CliError, CredentialsError, TransportError, NodeError */
+/** @throws CommandError, CredentialsError, TransportError, NodeError */
 export async function shredTenantCommand(name: string, options: TenantShredOptions): Promise<void> {
   const addresses = parseAddresses(options.dataAddr);
-  if (addresses === null) throw new CliError(ExitStatus.usage, `--data-addr ${options.dataAddr}: expected HOST:PORT[,HOST:PORT]`);
+  if (addresses === null) throw new CommandError(ExitStatus.usage, `--data-addr ${options.dataAddr}: expected HOST:PORT[,HOST:PORT]`);
   const tls = await identityOf(name, options);
   if (options.yes !== true) confirm(name);
   const keys = await shred(addresses.map(formatAddress), tls);
@@ -38,12 +38,12 @@ export async function shredTenantCommand(name: string, options: TenantShredOptio
 
 async function identityOf(name: string, { ca, credentials }: TenantShredOptions): Promise<TlsIdentity> {
   if ((ca === undefined) === (credentials === undefined)) {
-    throw new CliError(ExitStatus.usage, "give either --ca DIR, the pki folder of a storage node, or --credentials FILE of the tenant");
+    throw new CommandError(ExitStatus.usage, "give either --ca DIR, the pki folder of a storage node, or --credentials FILE of the tenant");
   }
   if (credentials === undefined) return await issueToTenant(resolve(ca ?? ""), name).catch(withPki<never>);
   const identity = await readTenantIdentity(credentials);
   if (identity.tenant !== name) {
-    throw new CliError(ExitStatus.notAuthorized, `${credentials}: the credentials of tenant ${identity.tenant}, not of ${name}`);
+    throw new CommandError(ExitStatus.notAuthorized, `${credentials}: the credentials of tenant ${identity.tenant}, not of ${name}`);
   }
   return identity;
 }
@@ -59,13 +59,13 @@ async function shred(addrs: string[], tls: TlsIdentity): Promise<number | null> 
   }
 }
 
-/** @throws CliError unless the tenant's name was typed on the terminal */
+/** @throws CommandError unless the tenant's name was typed on the terminal */
 function confirm(name: string): void {
   let terminal: number;
   try {
     terminal = openSync("/dev/tty", "r+");
   } catch (cause) {
-    throw new CliError(ExitStatus.usage, `this destroys all data of tenant ${name}, and there is no terminal to ask on: use --yes`, {
+    throw new CommandError(ExitStatus.usage, `this destroys all data of tenant ${name}, and there is no terminal to ask on: use --yes`, {
       cause,
     });
   }
@@ -80,5 +80,5 @@ function confirm(name: string): void {
   } finally {
     closeSync(terminal);
   }
-  throw new CliError(ExitStatus.failure, "that is not the tenant's name: nothing was destroyed");
+  throw new CommandError(ExitStatus.failure, "that is not the tenant's name: nothing was destroyed");
 }

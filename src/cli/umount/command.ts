@@ -1,13 +1,6 @@
 /** kiseki umount: writes everything out, unmounts, and waits for the end of the mount's process. */
 import type { Command } from "commander";
-
-/** As umount(8) has them. */
-export interface UmountOptions {
-  /** Take the folder out of the tree now, and end the mount when its last file is closed. */
-  readonly lazy?: boolean;
-  /** Do not wait for what can't be written out: it is lost. */
-  readonly force?: boolean;
-}
+import type { UmountOptions } from "./options.ts";
 
 export function registerUmount(program: Command): void {
   program

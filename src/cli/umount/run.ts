@@ -5,23 +5,23 @@ import { MNT_DETACH } from "../../../ffi/libc/constants.ts";
 import { LibcError } from "../../../ffi/libc/errors.ts";
 import { umount2 } from "../../../ffi/libc/libc.ts";
 import { lockPath, readPoolRecord } from "../../cache/pool/pool-record.ts";
-import { CliError, ExitStatus } from "../../client/failure-of.ts";
 import { Errno } from "../../fs/posix/errno.ts";
+import { CommandError, ExitStatus } from "../../process/failure.ts";
 import { findRuntimeEntry, isRunning, type RuntimeEntry } from "../../process/runtime-file.ts";
 import { isKisekiMount, resolveMountpoint } from "../shared/mountpoint.ts";
 import { humanBytes } from "../shared/quantities.ts";
-import type { UmountOptions } from "./command.ts";
+import type { UmountOptions } from "./options.ts";
 
 /** How often the end of the mount's process is looked for. */
 const EXIT_POLL_MS = 20;
 /** After this long the user is told what is being waited for. */
 const PATIENCE_MS = 3_000;
 
-/** @throws CliError: not mounted, in use, or not everything could be written out (then it stays mounted). */
+/** @throws CommandError: not mounted, in use, or not everything could be written out (then it stays mounted). */
 export async function unmount(text: string, options: UmountOptions): Promise<void> {
   const mountpoint = resolveMountpoint(text);
   if (!isKisekiMount(mountpoint)) {
-    throw new CliError(ExitStatus.failure, `${mountpoint}: no kiseki mount; see: findmnt -t fuse.kiseki`);
+    throw new CommandError(ExitStatus.failure, `${mountpoint}: no kiseki mount; see: findmnt -t fuse.kiseki`);
   }
   const entry = findRuntimeEntry(mountpoint);
   // Without a process nobody would answer; its mount is stale and can only be removed.
@@ -44,7 +44,7 @@ export async function unmount(text: string, options: UmountOptions): Promise<voi
  */
 async function flush(mountpoint: string): Promise<boolean> {
   const notFlushed = (reason: string) =>
-    new CliError(
+    new CommandError(
       ExitStatus.failure,
       `${mountpoint}: could not be written out (${reason}); it stays mounted. --force gives up what is unwritten`,
     );
@@ -67,12 +67,12 @@ function detach(mountpoint: string, options: UmountOptions): void {
   const reason = process.geteuid?.() === 0 ? detachAsRoot(mountpoint, lazy) : detachAsUser(mountpoint, lazy);
   if (reason === null) return;
   if (/busy/i.test(reason)) {
-    throw new CliError(
+    throw new CommandError(
       ExitStatus.failure,
       `${mountpoint}: in use; close the files and shells in it (fuser -vm ${mountpoint} shows them), or use --lazy`,
     );
   }
-  throw new CliError(ExitStatus.failure, `${mountpoint}: can't be unmounted (${reason})`);
+  throw new CommandError(ExitStatus.failure, `${mountpoint}: can't be unmounted (${reason})`);
 }
 
 /** Returns why it failed, or null. */

@@ -5,9 +5,9 @@
 import { BLOCK_BYTES, CHUNK_MAX_BYTES } from "../../protocol/limits.ts";
 import type { DirtyLayer } from "../inodes/file-content.ts";
 import type { Inode } from "../inodes/inode.ts";
-import { Segment } from "../inodes/segment.ts";
+import { Segment, type Source } from "../inodes/segment.ts";
 import { REGION_BYTES } from "../posix/offsets.ts";
-import type { InlineSource, Source } from "../records/composition.ts";
+import type { InlineSource } from "../records/composition.ts";
 import type { Extent, ExtentMap } from "../records/extent-map.ts";
 import { type BlockWant, blockKey, type ContentStore } from "./content-store.ts";
 

@@ -6,19 +6,12 @@ import { ReadStats } from "../../cache/control/read-stats.ts";
 import type { DiskCache } from "../../cache/disk/disk-cache.ts";
 import type { BlockArena } from "../../cache/memory/block-arena.ts";
 import { TieredReads } from "../../cache/tiered-reads.ts";
-import { blockBytes, blockCount, type ChunkRef } from "../../crypto/chunk-seal.ts";
+import { blockBytes, blockCount } from "../../crypto/chunk-seal.ts";
 import { BLOCK_BYTES } from "../../protocol/limits.ts";
 import type { Segment } from "../inodes/segment.ts";
 import { type ChunkSource, chunkSource } from "../records/composition.ts";
+import type { ChunkTransfer } from "../shard/chunk-transfer.ts";
 import { toFsError } from "../shard/node-calls.ts";
-
-/** What the chunk workers do (transfer/transfer-pool.ts): data goes through cells of the arena. */
-export interface ChunkTransfer {
-  /** Hashes, seals and sends the first `byteLength` bytes of the cells as one chunk; resolves when it is durable on the node. */
-  put(cells: readonly number[], byteLength: number): Promise<ChunkRef>;
-  /** Fetches, opens and verifies blocks from `firstBlock` on, one for each cell. */
-  get(ref: ChunkRef, firstBlock: number, cells: readonly number[]): Promise<void>;
-}
 
 /** A block that a read needs. */
 export interface BlockWant {

@@ -4,6 +4,7 @@ import { applyPending, pendingOf } from "../inodes/attributes.ts";
 import type { Inode, PendingAttributes } from "../inodes/inode.ts";
 import { changeInode } from "../inodes/inode-change.ts";
 import type { Namespace } from "../inodes/namespace.ts";
+import { withoutSetId } from "../inodes/set-id.ts";
 import { now } from "../posix/clock.ts";
 import { FsError } from "../posix/errno.ts";
 import { addOffset, distance, maxOffset, offsetInRegion, REGION_BYTES, regionOf, regionSpans, withinRegion } from "../posix/offsets.ts";
@@ -12,7 +13,7 @@ import { encodeRegion, type StoredMap, type StoredSource } from "../records/comp
 import type { InodeAttributes } from "../records/inode-record.ts";
 import type { PlainPut } from "../shard/shard.ts";
 import { loadRegionList, loadRegions } from "./file-reader.ts";
-import { type FileWriter, withoutSetId } from "./file-writer.ts";
+import type { FileWriter } from "./file-writer.ts";
 
 /** Region records changed by one delta at most (COMMIT_ITEMS_MAX, less what else it holds). */
 const REGIONS_PER_DELTA = 2_048;

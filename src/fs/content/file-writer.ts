@@ -3,6 +3,7 @@ import { BLOCK_BYTES } from "../../protocol/limits.ts";
 import type { FileContent } from "../inodes/file-content.ts";
 import type { Inode } from "../inodes/inode.ts";
 import type { Namespace } from "../inodes/namespace.ts";
+import { withoutSetId } from "../inodes/set-id.ts";
 import { now } from "../posix/clock.ts";
 import { FsError } from "../posix/errno.ts";
 import { addOffset, maxOffset } from "../posix/offsets.ts";
@@ -21,17 +22,6 @@ const EARLY_UPLOAD_PART = 0.5;
 const EARLY_UPLOADS_MAX = 3;
 /** A segment that begins and one that ends may each need a cell beyond the bytes' own. */
 const SPARE_CELLS = 2;
-/** S_ISUID, S_ISGID and the group's execute bit (stat(2)). */
-const SET_UID = 0o4000;
-const SET_GID = 0o2000;
-const GROUP_EXECUTE = 0o010;
-
-/** The mode after somebody without privileges has changed the content (write(2), truncate(2)), or anybody the owner (chown(2)). */
-export function withoutSetId(mode: number): number {
-  const cleared = mode & ~SET_UID;
-  return (cleared & GROUP_EXECUTE) !== 0 ? cleared & ~SET_GID : cleared;
-}
-
 export interface FailureLog {
   warn(fields: object, message: string): void;
 }

@@ -1,6 +1,5 @@
 /** setattr and extended attributes. */
 
-import { withoutSetId } from "../content/file-writer.ts";
 import { now, type Timestamp } from "../posix/clock.ts";
 import { FsError } from "../posix/errno.ts";
 import { type Name, type SetAttr, XattrFlag } from "../posix/vfs.ts";
@@ -8,6 +7,7 @@ import { FileType, type InodeAttributes } from "../records/inode-record.ts";
 import type { Inode, PendingAttributes } from "./inode.ts";
 import { changeInode } from "./inode-change.ts";
 import type { Namespace } from "./namespace.ts";
+import { withoutSetId } from "./set-id.ts";
 
 /** Linux limits an attribute's value to 64 KiB and the list of names too (linux/limits.h XATTR_SIZE_MAX, XATTR_LIST_MAX). */
 const XATTR_VALUE_MAX_BYTES = 65_536;

@@ -3,10 +3,10 @@ import fc from "fast-check";
 import { ARENA_MIN_BYTES, BlockArena } from "../../cache/memory/block-arena.ts";
 import { CHUNK_MAX_BYTES, MIB } from "../../protocol/limits.ts";
 import { REGION_BYTES, regionSpans } from "../posix/offsets.ts";
-import type { Source, StoredMap, StoredSource } from "../records/composition.ts";
+import type { StoredMap, StoredSource } from "../records/composition.ts";
 import type { ExtentMap } from "../records/extent-map.ts";
 import { FileContent } from "./file-content.ts";
-import type { Segment } from "./segment.ts";
+import type { Segment, Source } from "./segment.ts";
 
 /** A window of the file around a region boundary, so that two regions are in play. */
 const BASE = REGION_BYTES - 500;

@@ -6,10 +6,10 @@ import type { BlockArena } from "../../cache/memory/block-arena.ts";
 import { CHUNK_MAX_BYTES } from "../../protocol/limits.ts";
 import { addOffset, maxOffset, offsetInRegion, REGION_BYTES, regionOf, regionSpans, withinRegion } from "../posix/offsets.ts";
 import type { Offset } from "../posix/vfs.ts";
-import { inlineBytes, type Source, type StoredMap } from "../records/composition.ts";
+import { inlineBytes, type StoredMap } from "../records/composition.ts";
 import { type Extent, ExtentMap } from "../records/extent-map.ts";
 import type { StoredRegion } from "../shard/shard.ts";
-import { Segment } from "./segment.ts";
+import { Segment, type Source } from "./segment.ts";
 
 /** A run that begins inside a 4 MiB window of the file ends with it once it has this many bytes, so that later chunks are aligned. */
 const ALIGN_AFTER_BYTES = CHUNK_MAX_BYTES / 4;

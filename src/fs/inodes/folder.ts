@@ -1,7 +1,7 @@
 /** What this client knows of a folder's entries: some names, names known to be absent, or all of them. */
 import type { Counters } from "../../protocol/messages.ts";
 import type { Name } from "../posix/vfs.ts";
-import type { FolderWalk } from "./folder-prefetch.ts";
+import type { FolderWalk } from "./folder-walk.ts";
 
 /** An entry; `number` 0: the name is known to be absent. */
 export interface FolderEntry {

@@ -4,7 +4,10 @@
  */
 import type { BlockArena } from "../../cache/memory/block-arena.ts";
 import { BLOCK_BYTES, CHUNK_MAX_BYTES } from "../../protocol/limits.ts";
-import type { ChunkSource } from "../records/composition.ts";
+import type { ChunkSource, StoredSource } from "../records/composition.ts";
+
+/** Content that is stored, or still in this client's memory. */
+export type Source = StoredSource | Segment;
 
 export class Segment {
   readonly kind = "segment";

@@ -8,7 +8,6 @@
  */
 import type { ChunkRef } from "../../crypto/chunk-seal.ts";
 import { CHUNK_ID_BYTES, CHUNK_MAX_BYTES, RECORD_CHUNKS_MAX } from "../../protocol/limits.ts";
-import type { Segment } from "../inodes/segment.ts";
 import { REGION_BYTES } from "../posix/offsets.ts";
 import { ExtentMap } from "./extent-map.ts";
 import { RecordFormatError } from "./inode-record.ts";
@@ -34,8 +33,6 @@ export interface InlineSource {
 }
 
 export type StoredSource = ChunkSource | InlineSource;
-/** Content that is stored, or still in this client's memory. */
-export type Source = StoredSource | Segment;
 
 export type StoredMap = ExtentMap<StoredSource>;
 

@@ -2,8 +2,8 @@
 import { NodeError } from "../../protocol/errors.ts";
 import type { AnswerOf, OpName, RequestOf } from "../../protocol/messages.ts";
 import type { ClientRequestOp } from "../../transport/node-client-options.ts";
-import type { ChunkTransfer } from "../content/content-store.ts";
 import { FsError } from "../posix/errno.ts";
+import type { ChunkTransfer } from "./chunk-transfer.ts";
 import type { NodeCalls, Outage } from "./node-calls.ts";
 
 /** What a client knows of its right to serve anything (cache/lifecycle.ts). */

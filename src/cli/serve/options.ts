@@ -1,0 +1,10 @@
+/** The options of kiseki serve, as commander hands them over. */
+
+/** As given on the command line. */
+export interface ServeOptions {
+  readonly dataDir: string;
+  readonly listen: string;
+  readonly gcGrace: string;
+  readonly logLevel: string;
+  readonly verify?: boolean;
+}
