@@ -3,11 +3,11 @@ import { mkdtempSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import fc from "fast-check";
+import { makeCa, makeIdentity } from "../pki/test-pki.ts";
 import { NodeError, TransportError } from "../protocol/errors.ts";
 import { CACHE_MODES, DEFAULT_POLICY, type EffectivePolicy, STRICTEST_POLICY } from "../protocol/policy.ts";
 import { anyPolicy } from "../protocol/test-policy.ts";
 import { NodeClient } from "../transport/node-client.ts";
-import { makeCa, makeIdentity } from "../transport/test-pki.ts";
 import { ScriptedNode } from "../transport/test-scripted-node.ts";
 import { applyPolicy, type CacheChoice, clampChoice, openPolicy, type PolicyNode, rememberPolicy } from "./policy.ts";
 

@@ -7,7 +7,7 @@ import { createTenant } from "../pki/cluster.ts";
 import type { Bump } from "../protocol/messages.ts";
 import { inodeKey, regionKey } from "../protocol/record-keys.ts";
 import { NodeClient } from "../transport/node-client.ts";
-import { makeDelta } from "./test-delta.ts";
+import { makeDelta } from "./engines/test-delta.ts";
 import { randomSessionId } from "./test-node.ts";
 
 const NS = "default";

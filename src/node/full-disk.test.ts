@@ -5,7 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { NodeError } from "../protocol/errors.ts";
 import { inodeKey, regionKey } from "../protocol/record-keys.ts";
-import { makeDelta } from "./test-delta.ts";
+import { makeDelta } from "./engines/test-delta.ts";
 import { TestNode } from "./test-node.ts";
 
 const NS = "default";

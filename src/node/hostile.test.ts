@@ -12,7 +12,7 @@ import type { ClientOpName } from "../transport/frame-server.ts";
 import type { ClientRequestOp, NodeClient } from "../transport/node-client.ts";
 import { tcpTls } from "../transport/tcp-tls.ts";
 import type { Connection, TlsIdentity } from "../transport/transport.ts";
-import { makeDelta } from "./test-delta.ts";
+import { makeDelta } from "./engines/test-delta.ts";
 import { randomSessionId, TestNode } from "./test-node.ts";
 
 const WANT = { lease: true, region0MaxBytes: 1_000 };

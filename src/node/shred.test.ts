@@ -75,7 +75,7 @@ test("kill -9 at any moment of a shred leaves all keys or none", async () => {
   const path = join(folder, "node.db");
   const { keys, database } = fill(path);
   database.close();
-  const script = `const { NodeDatabase } = await import(${JSON.stringify(join(import.meta.dir, "node-database.ts"))});
+  const script = `const { NodeDatabase } = await import(${JSON.stringify(join(import.meta.dir, "./node-database.ts"))});
     const database = new NodeDatabase(process.argv[1]); process.stdout.write("ready"); database.shred("t"); process.stdout.write("done"); await Bun.sleep(60_000);`;
   const ends = { whole: 0, shredded: 0 };
   for (let i = 0; i < 16; i++) {

@@ -5,7 +5,7 @@ import { NodeError } from "../protocol/errors.ts";
 import type { Put } from "../protocol/messages.ts";
 import { dentryKey, inodeKey, inodePrefix, orphanKey, regionKey } from "../protocol/record-keys.ts";
 import type { NodeClient } from "../transport/node-client.ts";
-import { makeDelta } from "./test-delta.ts";
+import { makeDelta } from "./engines/test-delta.ts";
 import { randomSessionId, TestNode } from "./test-node.ts";
 
 const NS = "default";

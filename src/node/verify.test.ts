@@ -3,7 +3,7 @@ import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:f
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { regionKey } from "../protocol/record-keys.ts";
-import { makeDelta } from "./test-delta.ts";
+import { makeDelta } from "./engines/test-delta.ts";
 import { TestNode } from "./test-node.ts";
 import { verifyDataFolder } from "./verify.ts";
 

@@ -1,10 +1,10 @@
 import { afterEach, beforeAll, expect, test } from "bun:test";
+import { makeCa, makeIdentity, type TestCa } from "../pki/test-pki.ts";
 import { NodeError, TransportError } from "../protocol/errors.ts";
 import type { OpName } from "../protocol/messages.ts";
 import type { Reply } from "./frame-server.ts";
 import { NodeClient, type NodeClientOptions } from "./node-client.ts";
 import { tcpTls } from "./tcp-tls.ts";
-import { makeCa, makeIdentity, type TestCa } from "./test-pki.ts";
 import { type Answerer, ScriptedNode } from "./test-scripted-node.ts";
 import type { TlsIdentity } from "./transport.ts";
 

@@ -1,8 +1,8 @@
 import { afterAll, beforeAll, expect, test } from "bun:test";
+import { makeCa, makeIdentity, type TestCa } from "../pki/test-pki.ts";
 import { TransportError } from "../protocol/errors.ts";
 import { tcpTls } from "./tcp-tls.ts";
 import { uriNames } from "./tcp-tls-identity.ts";
-import { makeCa, makeIdentity, type TestCa } from "./test-pki.ts";
 import type { Connection, Listener, TlsIdentity } from "./transport.ts";
 
 let ca: TestCa;

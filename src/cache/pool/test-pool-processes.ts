@@ -3,7 +3,7 @@ import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { MARKER } from "./test-pool-process.ts";
 
-const SCRIPT = join(import.meta.dir, "test-pool-process.ts");
+const SCRIPT = join(import.meta.dir, "./test-pool-process.ts");
 
 export interface Started {
   /** The next line that it prints; null: it has ended. */

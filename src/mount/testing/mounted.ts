@@ -76,7 +76,7 @@ export class Mounted implements AsyncDisposable {
 }
 
 function spawn(path: string, options: Record<string, unknown>, env: Record<string, string>, wrapper: readonly string[]): Mounted["child"] {
-  const server = join(import.meta.dir, "server.ts");
+  const server = join(import.meta.dir, "./server.ts");
   const command = [...wrapper, process.execPath, server, path, JSON.stringify(options)];
   return Bun.spawn(command, { stdin: "pipe", stdout: "pipe", stderr: "pipe", env: { ...process.env, ...env } });
 }

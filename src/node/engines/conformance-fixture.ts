@@ -1,8 +1,8 @@
 /** The engine that the conformance tests run on, and short ways to say what they do to it. */
 import { afterEach, beforeEach } from "bun:test";
 import type { Bump, Delta, StoredRecord } from "../../protocol/messages.ts";
-import { makeDelta } from "../test-delta.ts";
 import type { CommitOutcome, MetadataEngine, Shard } from "./engine.ts";
+import { makeDelta } from "./test-delta.ts";
 
 /** Makes an engine over data that stays while `reopen` is called; `destroy` removes the data. */
 export interface EngineFixture {

@@ -1,7 +1,7 @@
 /** Certificates for tests, made as the storage node makes them: ECDSA P-256, names in a URI of the subjectAltName. */
-import "../pki/reflect-metadata.ts";
+import "./reflect-metadata.ts";
 import { webcrypto } from "node:crypto";
-import type { TlsIdentity } from "./transport.ts";
+import type { TlsIdentity } from "../transport/transport.ts";
 
 const ALGORITHM = { name: "ECDSA", namedCurve: "P-256", hash: "SHA-256" };
 const DAY_MS = 24 * 60 * 60 * 1000;

@@ -1,5 +1,5 @@
 /** Deltas for tests of the node. */
-import type { Delta } from "../protocol/messages.ts";
+import type { Delta } from "../../protocol/messages.ts";
 
 /** A delta with what is not given left empty. */
 export function makeDelta(id: number, parts: Partial<Delta> = {}): Delta {
