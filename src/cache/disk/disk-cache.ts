@@ -1,6 +1,8 @@
 /**
  * L2: chunks on the local disk, in a pool that is this process's alone. What is read from it is checked against the CRC32 that memory
  * has of each block; whatever goes wrong shows as "not there", and is counted (disk-faults.ts).
+ *
+ * Into this folder come blocks that were fetched, and questions for blocks; what is there and good goes out, into cells of the arena.
  */
 import { blockBytes, type ChunkRef } from "../../crypto/chunk-seal.ts";
 import { BLOCK_BYTES } from "../../protocol/limits.ts";

@@ -1,6 +1,6 @@
 /**
  * Which chunks of an organic pool go when room is needed, and which may come in. Memory only; one for an index, which it observes:
- * nobody has to tell it what is added, removed or pinned.
+ * nobody has to tell it what is added, removed or pinned. Reads and misses come into this folder; victims, and who may come in, go out.
  *
  * **Rounds.** Each chunk stands at a level: the present round plus one for each time that it was read, ROUNDS_MAX at most. Chunks
  * below the others go first, the oldest first among them; a round is over when as many bytes as the cache holds were missed. So a

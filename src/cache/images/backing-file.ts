@@ -1,6 +1,7 @@
 /**
  * Files of the local filesystem that hold all bytes of a staged file: the kernel can read such an image instead of asking us (FUSE
- * passthrough). Here is what the filesystem and the mount know of them; ImageFile (image-file.ts) is one.
+ * passthrough). Here is what the filesystem and the mount know of them; ImageFile (image-file.ts) is one. Paths of checked files come into this folder,
+ * descriptors for the kernel go out.
  */
 
 /**

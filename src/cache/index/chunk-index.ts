@@ -2,6 +2,8 @@
  * What L2 holds: for each chunk its full id, which of its 64 KiB blocks are there with their CRC32, where it stands, whether it is
  * pinned, and how many use it now. Memory only, no I/O; one for a pool; made for ten million chunks.
  *
+ * Into this folder come chunk ids and block numbers; slots, places and checksums go out.
+ *
  * A chunk is named by its slot, a small integer that is its own until it is removed. Lookups touch one word of a hash table and
  * one cache line; nothing that grows is ever moved, so no call takes long.
  */

@@ -1,6 +1,6 @@
 /**
  * When what a client has cached must go: no node has answered for too long, or the tenant's keys were destroyed. Whoever keeps something
- * registers how to wipe it.
+ * registers how to wipe it. The state of the connection comes into this folder; "wipe now", and whether anything may still be served, go out.
  */
 import { ConnectionWatch, type WatchedNode } from "./connection-watch.ts";
 import { type AskedNode, KeyHealth } from "./key-health.ts";

@@ -3,6 +3,8 @@
  * data, requests in flight, read-ahead and the L1 cache all draw from it, so one number bounds them together; workers read and
  * write the cells directly.
  *
+ * This folder is L1: cells are asked for, filled, pinned and given back; nothing else goes in or out.
+ *
  * A cell is free, or pinned (somebody uses it), or cached (evictable, in LRU order), or both pinned and cached. When it comes free it is
  * overwritten with zeros; one that is evicted for another block is overwritten by that, or comes free.
  */

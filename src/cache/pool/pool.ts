@@ -1,5 +1,6 @@
 /**
- * One process's disk cache: a folder that lives exactly as long as its lock is held.
+ * One process's disk cache: a folder that lives exactly as long as its lock is held. This folder has the life of pools: a cache_dir and a tenant
+ * come in, a locked pool with room goes out; at the end, or after its owner's death, it is overwritten and deleted.
  *
  *     pool.lock      flock(2) by its owner for the owner's whole life; content: pool-record.ts
  *     reserved       how much of the disk it has: space.ts

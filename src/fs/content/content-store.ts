@@ -1,5 +1,8 @@
 /**
  * Where file bytes come from and go to: the block arena, the chunk workers, and what is in flight between them. One for a mount.
+ *
+ * This folder is about bytes: reads, writes and changes of a file's shape come in from a volume; blocks of chunks go to and from src/cache and the chunk
+ * workers, and extents to the shard, in the deltas of ../content/write-out.ts.
  */
 
 import { ReadStats } from "../../cache/control/read-stats.ts";

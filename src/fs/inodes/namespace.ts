@@ -4,6 +4,9 @@
  * Trust: an inode (or a folder's entries) with a lease is current as long as the session's leases hold, because the node waits for
  * this client before it answers another client's change. Without one it may be used for meta_ttl_ms after it was fetched, except
  * by open(), which asks.
+ *
+ * This folder is what a mount knows of inodes, in memory: records come in from the shard; inodes, with a folder's entries or a file's dirty and stored
+ * bytes, go out to ../names and ../content, which change them.
  */
 import { INO_MAX, ROOT_INO } from "../../protocol/limits.ts";
 import type { InodeWant } from "../../protocol/messages.ts";

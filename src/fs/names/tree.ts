@@ -1,4 +1,8 @@
-/** Changing the tree: each operation is one delta of the shard, built from what is known and built anew when another client was faster. */
+/**
+ * Changing the tree: each operation is one delta of the shard, built from what is known and built anew when another client was faster.
+ *
+ * This folder is about names: calls of a volume come in (look up, create, rename, unlink, list); deltas go out to the shard.
+ */
 
 import { dentryKey, dentryPrefix, inodeKey, inodePrefix } from "../../protocol/record-keys.ts";
 import type { Inode } from "../inodes/inode.ts";

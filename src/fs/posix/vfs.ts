@@ -1,6 +1,8 @@
 /**
  * What a mount asks of a filesystem: POSIX operations on inode numbers, without a word of FUSE. src/mount translates kernel
- * requests into these calls; Filesystem (filesystem.ts) answers them for one or more namespaces.
+ * requests into these calls; Filesystem (../filesystem.ts) answers them for one or more namespaces.
+ *
+ * This folder has POSIX's terms: calls, errno, times, file positions. Nothing comes in; all of src/fs and src/mount uses it.
  *
  * A call returns its result when it can be answered from memory, else a Promise: the mount replies at once in the first case.
  * Failures are thrown (or rejected) as FsError; anything else becomes EIO and is logged.

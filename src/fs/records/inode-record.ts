@@ -1,4 +1,6 @@
 /**
+ * This folder has what records say: plaintext bytes come in, attributes, names and extents go out, and back. It does no I/O.
+ *
  * The plaintext of inode and dentry records, before sealing. Little-endian, fixed layout; the record's key says which inode.
  *
  *     inode   version u8 = 1, flags u8, reserved u16, mode u32, uid u32, gid u32, rdev u32, nlink u32,

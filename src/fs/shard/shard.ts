@@ -1,5 +1,7 @@
 /**
  * One namespace's shard as this client sees it: the node's records, opened and sealed here. It caches nothing.
+ *
+ * This folder is the way to the node: inode numbers, names and plaintext come in; opened records, or an FsError, go out.
  */
 import { nameHash, xattrNameHash } from "../../crypto/name-hash.ts";
 import type { NamespaceKeys } from "../../crypto/namespace-keys.ts";
