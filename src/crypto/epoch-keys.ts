@@ -13,7 +13,8 @@ export const KeyLabel = {
   chunk: "kiseki/v1/chunk",
   name: "kiseki/v1/name",
   xattrName: "kiseki/v1/xattr-name",
-  record: "kiseki/v1/record",
+  record: "kiseki/v2/record",
+  rootFileId: "kiseki/v2/root-file-id",
 } as const;
 export type KeyLabelName = (typeof KeyLabel)[keyof typeof KeyLabel];
 

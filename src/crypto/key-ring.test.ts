@@ -54,17 +54,17 @@ describe("KeyRing", () => {
   test("a Worker's ring, from cloned material, opens what this one sealed", () => {
     const ring = KeyRing.open(kek, [KeyRing.newDataKey(kek, 1), KeyRing.newDataKey(kek, 2)]);
     const other = KeyRing.fromMaterial(structuredClone(ring.export()));
-    const sealed = sealRecord(ring.namespace("n"), inodeKey(3), 0, plain);
-    expect(Uint8Array.from(openRecord(other.namespace("n"), inodeKey(3), 0, sealed))).toEqual(plain);
+    const sealed = sealRecord(ring.namespace("n"), inodeKey(3), 0, "0123456789abcdef", plain);
+    expect(Uint8Array.from(openRecord(other.namespace("n"), inodeKey(3), 0, "0123456789abcdef", sealed))).toEqual(plain);
   });
 
   test("nothing works after wipe()", () => {
     const ring = KeyRing.open(kek, [KeyRing.newDataKey(kek, 1)]);
     const ns = ring.namespace("n");
-    const sealed = sealRecord(ns, inodeKey(3), 0, plain);
+    const sealed = sealRecord(ns, inodeKey(3), 0, "0123456789abcdef", plain);
     ring.wipe();
-    expect(() => sealRecord(ns, inodeKey(3), 0, plain)).toThrow("wiped");
-    expect(() => openRecord(ns, inodeKey(3), 0, sealed)).toThrow("wiped");
+    expect(() => sealRecord(ns, inodeKey(3), 0, "0123456789abcdef", plain)).toThrow("wiped");
+    expect(() => openRecord(ns, inodeKey(3), 0, "0123456789abcdef", sealed)).toThrow("wiped");
     expect(() => nameHash(ns, 1, "a")).toThrow("wiped");
     expect(() => ring.namespace("n")).toThrow("wiped");
     expect(() => ring.export()).toThrow("wiped");

@@ -3,6 +3,7 @@
 import { writeU64 } from "../protocol/big-endian.ts";
 import { NAMESPACE_NAME_PATTERN } from "../protocol/limits.ts";
 import { type EpochKeys, FIRST_EPOCH, KeyLabel, namespaceInfo } from "./epoch-keys.ts";
+import { FILE_ID_BYTES, type FileId } from "./file-id.ts";
 import { GenerationCache } from "./generation-cache.ts";
 import { HmacSha256 } from "./hmac.ts";
 
@@ -12,7 +13,7 @@ import { HmacSha256 } from "./hmac.ts";
  */
 const RECORD_KEYS_KEPT = 8_192;
 /** Record format version; in the key's info by its label, in the sealed bytes and in the AAD. */
-export const RECORD_VERSION = 1;
+export const RECORD_VERSION = 2;
 
 /** The record keys of one namespace in one epoch. */
 export class RecordKeys {
@@ -78,6 +79,8 @@ export class NamespaceKeys {
   #sealing: RecordKeys;
   #name: HmacSha256 | undefined;
   #xattrName: HmacSha256 | undefined;
+  /** The root folder's: it is named by no entry, and its first client and all others must agree. */
+  readonly rootFileId: FileId;
 
   /** @throws RangeError for what isn't a namespace name. */
   constructor(ring: EpochSource, namespace: string) {
@@ -87,6 +90,7 @@ export class NamespaceKeys {
     const first = ring.epoch(FIRST_EPOCH);
     this.#name = new HmacSha256(first.derive(namespaceInfo(KeyLabel.name, namespace)));
     this.#xattrName = new HmacSha256(first.derive(namespaceInfo(KeyLabel.xattrName, namespace)));
+    this.rootFileId = Buffer.from(first.derive(namespaceInfo(KeyLabel.rootFileId, namespace))).toString("latin1", 0, FILE_ID_BYTES);
     this.#sealing = this.#recordKeys(ring.current);
   }
 

@@ -3,7 +3,7 @@
  * root is the mount's; with several, the mount's root is a folder of their names that exists only here.
  */
 import { ROOT_INO } from "../protocol/limits.ts";
-import { loadXattrs, removeXattr, setXattr } from "./inodes/attributes.ts";
+import { getXattr, loadXattrs, removeXattr, setXattr } from "./inodes/attributes.ts";
 import { Inode } from "./inodes/inode.ts";
 import { NAMESPACE_SPAN } from "./inodes/namespace.ts";
 import type { MountRoot } from "./mount-root.ts";
@@ -384,19 +384,17 @@ export class Filesystem implements Vfs {
   getxattr(ino: number, name: Name): MaybePromise<Uint8Array> {
     if (this.#isRoot(ino)) throw new FsError("ENODATA");
     const inode = this.#get(ino);
-    if (inode instanceof Inode && !inode.stored.hasXattrs) throw NO_XATTR;
+    if (inode instanceof Inode && inode.stored.xattrSum === "") throw NO_XATTR;
     return this.#getXattr(ino, name);
   }
 
   async #getXattr(ino: number, name: Name): Promise<Uint8Array> {
-    const value = (await loadXattrs(this.#volume(ino).namespace, await this.#get(ino))).get(name);
-    if (value === undefined) throw new FsError("ENODATA");
-    return value;
+    return await getXattr(this.#volume(ino).namespace, await this.#get(ino), name);
   }
 
   async listxattr(ino: number): Promise<Name[]> {
     if (this.#isRoot(ino)) return [];
-    return [...(await loadXattrs(this.#volume(ino).namespace, await this.#get(ino))).keys()];
+    return [...(await loadXattrs(this.#volume(ino).namespace, await this.#get(ino))).found.keys()];
   }
 
   async removexattr(_caller: Caller, ino: number, name: Name): Promise<void> {

@@ -136,9 +136,9 @@ export class Volume {
   }
 
   async #dropCapabilities(inode: Inode): Promise<void> {
-    if (!inode.stored.hasXattrs) return;
-    const xattrs = await loadXattrs(this.namespace, inode);
-    if (!xattrs.has(CAPABILITY_XATTR)) return;
+    if (inode.stored.xattrSum === "") return;
+    const { found } = await loadXattrs(this.namespace, inode);
+    if (!found.has(CAPABILITY_XATTR)) return;
     await removeXattr(this.namespace, inode, CAPABILITY_XATTR).catch((error) => {
       if (!(error instanceof FsError && error.code === "ENODATA")) throw error;
     });
@@ -173,7 +173,7 @@ export class Volume {
 
   write(handle: FileHandle, caller: Caller, offset: Offset, data: Uint8Array, append: boolean): MaybePromise<number> {
     const { inode, isDirect } = handle;
-    if (isDirect || inode.stored.hasXattrs) return this.#writeThrough(handle, caller, offset, new Uint8Array(data), append);
+    if (isDirect || inode.stored.xattrSum !== "") return this.#writeThrough(handle, caller, offset, new Uint8Array(data), append);
     return this.#writer.write(this.namespace, inode, caller, offset, data, append);
   }
 

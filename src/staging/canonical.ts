@@ -1,10 +1,13 @@
 /** Records of a namespace as the node has them, sealed, with what they say when opened: opening is what verifies them. */
 
+import { IntegrityError } from "../crypto/integrity-error.ts";
 import { nameHash } from "../crypto/name-hash.ts";
 import type { NamespaceKeys } from "../crypto/namespace-keys.ts";
-import { openRecord } from "../crypto/record-seal.ts";
+import { carriedFileId, openRecord } from "../crypto/record-seal.ts";
 import { decodeRegion, type StoredMap } from "../fs/records/composition.ts";
-import { decodeDentry, decodeInode, type InodeAttributes } from "../fs/records/inode-record.ts";
+import { decodeDentry, decodeInode, type InodeAttributes, regionFits } from "../fs/records/inode-record.ts";
+import type { FileRef } from "../fs/shard/shard.ts";
+import { ROOT_INO } from "../protocol/limits.ts";
 import type { AnswerOf, InodeBundle, RequestOf, StoredRecord } from "../protocol/messages.ts";
 import { dentryKey, inodeKey, inodePrefix, prefixEnd, regionKey } from "../protocol/record-keys.ts";
 import type { ClientRequestOp } from "../transport/node-client-options.ts";
@@ -22,6 +25,14 @@ export interface WholeInode {
   attributes: InodeAttributes;
   /** The attributes first, then regions and extended attributes, in key order. */
   records: { key: Uint8Array; record: StoredRecord }[];
+}
+
+/** A name, and what it leads to. */
+export interface FoundEntry {
+  readonly key: Uint8Array;
+  readonly dentry: StoredRecord;
+  readonly inode: InodeBundle;
+  readonly attributes: InodeAttributes;
 }
 
 export class Canonical {
@@ -50,11 +61,13 @@ export class Canonical {
   }
 
   /** null: no such name. */
-  async lookup(dir: number, name: string): Promise<{ key: Uint8Array; dentry: StoredRecord; inode: InodeBundle } | null> {
-    const key = dentryKey(dir, nameHash(this.#keys, dir, name));
+  async lookup(dir: FileRef, name: string): Promise<FoundEntry | null> {
+    const key = dentryKey(dir.number, nameHash(this.#keys, dir.number, name));
     const want = { lease: false, region0MaxBytes: 0 };
     const { dentry, inode } = await this.#ask("lookup", { ns: this.namespace, key, want, leaseParent: false });
-    return dentry === null || inode === null || inode.attr === null ? null : { key, dentry, inode };
+    if (dentry === null || inode === null || inode.attr === null) return null;
+    const { attributes } = this.entry(dir, key, dentry, inode.attr);
+    return { key, dentry, inode, attributes };
   }
 
   list(dir: number, after: Uint8Array, limit: number, region0MaxBytes: number): Promise<AnswerOf<"list">> {
@@ -85,19 +98,36 @@ export class Canonical {
   }
 
   attributes(ino: number, record: StoredRecord): InodeAttributes {
-    return decodeInode(openRecord(this.#keys, inodeKey(ino), record.link, record.value));
+    const fileId = carriedFileId(record.value);
+    return decodeInode(openRecord(this.#keys, inodeKey(ino), record.link, fileId, record.value), fileId);
   }
 
-  dentry(key: Uint8Array, record: StoredRecord): { name: string; type: number } {
-    return decodeDentry(openRecord(this.#keys, key, record.link, record.value));
+  /** The attributes of the root folder. @throws IntegrityError when they are another one's */
+  rootAttributes(record: StoredRecord): InodeAttributes {
+    const attributes = this.attributes(ROOT_INO, record);
+    if (attributes.fileId !== this.#keys.rootFileId) throw new IntegrityError("not the root folder");
+    return attributes;
   }
 
-  region(ino: number, region: number, record: StoredRecord): StoredMap {
-    return decodeRegion(openRecord(this.#keys, regionKey(ino, region), record.link, record.value));
+  /** An entry of a folder and the attributes of what it leads to. @throws IntegrityError when they don't belong together */
+  entry(dir: FileRef, key: Uint8Array, dentry: StoredRecord, attr: StoredRecord): { name: string; attributes: InodeAttributes } {
+    const { name, fileId } = decodeDentry(openRecord(this.#keys, key, dentry.link, dir.fileId, dentry.value));
+    const attributes = this.attributes(dentry.link, attr);
+    if (attributes.fileId !== fileId) throw new IntegrityError(`inode ${dentry.link} is not the file that its name was given to`);
+    return { name, attributes };
   }
 
-  /** Opens a record whose content nobody needs now. @throws IntegrityError */
-  verify(key: Uint8Array, record: StoredRecord): void {
-    openRecord(this.#keys, key, record.link, record.value);
+  /** @throws IntegrityError also when the region is of another time than the attributes */
+  region(ino: number, attributes: InodeAttributes, region: number, record: StoredRecord): StoredMap {
+    const { map, generation } = decodeRegion(openRecord(this.#keys, regionKey(ino, region), record.link, attributes.fileId, record.value));
+    if (!regionFits(attributes, region, generation)) throw new IntegrityError(`inode ${ino}: extents of another time than its attributes`);
+    return map;
+  }
+
+  /** Opens the record of an extended attribute. @throws IntegrityError */
+  xattr(key: Uint8Array, attributes: InodeAttributes, record: StoredRecord): { name: string; value: Uint8Array } {
+    const plaintext = Buffer.from(openRecord(this.#keys, key, record.link, attributes.fileId, record.value));
+    const nameLength = plaintext[0] ?? 0;
+    return { name: plaintext.toString("latin1", 1, 1 + nameLength), value: plaintext.subarray(1 + nameLength) };
   }
 }

@@ -350,12 +350,13 @@ export function capacityMessage(path: string, space: Space): string {
 
 /** The layout of a file as a manifest has it. */
 export function layoutIn(manifest: Manifest, canonical: Canonical, ino: number): FileLayout {
+  const attributes = manifest.attributes(canonical, ino);
   const regions: { region: number; map: StoredMap }[] = [];
   for (const { key, record } of manifest.all(regionPrefix(ino))) {
     const region = regionOfKey(key);
-    regions.push({ region, map: canonical.region(ino, region, record) });
+    regions.push({ region, map: canonical.region(ino, attributes, region, record) });
   }
-  return layoutOf(manifest.attributes(canonical, ino).size, regions);
+  return layoutOf(attributes.size, regions);
 }
 
 function fileSize(manifest: Manifest, canonical: Canonical, ino: number): number {

@@ -12,7 +12,7 @@ import { dentryKey, dentryPrefix, inodeKey, inodePrefix, NAME_HASH_BYTES, prefix
 import type { Canonical } from "./canonical.ts";
 import { FileWarmer } from "./file-warmer.ts";
 
-const MANIFEST_VERSION = 2;
+const MANIFEST_VERSION = 3;
 /** SQLite's own memory for one manifest; the rest is left to the kernel's cache. */
 const PAGE_CACHE_KIB = 4_096;
 const PAGE_BYTES = 16_384;

@@ -71,6 +71,10 @@ export class SnapshotCalls implements AnyCalls {
     this.#leave(namespace, this.snapshot(namespace), [ino]);
   }
 
+  mistrust(what: string): void {
+    this.#node.mistrust?.(what);
+  }
+
   isStaged(namespace: string, ino: number): boolean {
     return this.#snapshots.get(namespace)?.has(ino) ?? false;
   }

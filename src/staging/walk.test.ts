@@ -22,7 +22,7 @@ const PAGE = 1_024;
 /** A node with such a tree, whose records say nothing but their type. */
 function canonicalOf(tree: Tree, onList: (dir: number) => void = () => {}): Canonical {
   const attributes = (ino: number): InodeAttributes => ({
-    ...newRoot({ uid: 0, gid: 0 }),
+    ...newRoot("0123456789abcdef", { uid: 0, gid: 0 }),
     mode: ino >= FIRST_FILE ? FileType.REGULAR : FileType.DIRECTORY,
   });
   const countersOf = (ino: number): Counters | null => {
@@ -42,7 +42,8 @@ function canonicalOf(tree: Tree, onList: (dir: number) => void = () => {}): Cano
     namespace: "default",
     inode: async (ino: number) => bundle(ino),
     attributes,
-    dentry: () => ({ name: "x", type: 0 }),
+    rootAttributes: () => attributes(1),
+    entry: (_dir: unknown, _key: unknown, dentry: { link: number }) => ({ name: "x", attributes: attributes(dentry.link) }),
     list: async (dir: number, after: Uint8Array) => {
       onList(dir);
       const { files, folders } = tree[dir] ?? { files: 0, folders: [] };

@@ -4,8 +4,10 @@
  */
 
 import { StagingError } from "../cache/disk/staging-error.ts";
+import type { FileId } from "../crypto/file-id.ts";
 import { REGION_BYTES } from "../fs/posix/offsets.ts";
 import { FileType, type InodeAttributes } from "../fs/records/inode-record.ts";
+import { ROOT_INO } from "../protocol/limits.ts";
 import type { Counters, InodeBundle, ListEntry, StoredRecord } from "../protocol/messages.ts";
 import { dentryKey, dentryPrefix, inodeKey, inodePrefix, NAME_HASH_BYTES, prefixEnd, regionKey } from "../protocol/record-keys.ts";
 import type { Canonical, WholeInode } from "./canonical.ts";
@@ -48,6 +50,7 @@ export interface WalkOptions {
 
 interface FolderToRead {
   ino: number;
+  fileId: FileId;
   depth: number;
   path: string;
   /** As its counters say. */
@@ -116,18 +119,20 @@ export class Walk {
     const { canonical, manifest } = this.#options;
     const missing = (): StagingError => new StagingError("not_found", `${manifest.name.path}: no such file or folder`);
     const names = componentsOf(manifest.name);
-    let at = await canonical.inode(1);
+    let at = await canonical.inode(ROOT_INO);
+    let attributes = at?.attr == null ? null : canonical.rootAttributes(at.attr);
     const above: { inode: InodeBundle; entry: { key: Uint8Array; dentry: StoredRecord } }[] = [];
     for (const name of names) {
-      if (at === null || at.attr === null || !isFolder(canonical.attributes(at.ino, at.attr))) throw missing();
-      const found = await canonical.lookup(at.ino, name);
+      if (at === null || attributes === null || !isFolder(attributes)) throw missing();
+      const found = await canonical.lookup({ number: at.ino, fileId: attributes.fileId }, name);
       if (found === null) throw missing();
       above.push({ inode: at, entry: found });
       at = found.inode;
+      attributes = found.attributes;
     }
-    if (at === null || at.attr === null) throw missing();
+    if (at === null || attributes === null) throw missing();
     const root = at;
-    const attributes = canonical.attributes(root.ino, at.attr);
+    const rootAttributes = attributes;
     if ((attributes.mode & FileType.MASK) === FileType.SYMLINK) {
       throw new StagingError("not_found", `${manifest.name.path}: is a symbolic link; give the path that it leads to`);
     }
@@ -139,7 +144,7 @@ export class Walk {
         manifest.putAbove(entry.key, entry.dentry);
       }
       manifest.setRoot(root.ino);
-      this.#takeInode(root, attributes, 0, manifest.name.path);
+      this.#takeInode(root, rootAttributes, 0, manifest.name.path);
     });
   }
 
@@ -191,14 +196,9 @@ export class Walk {
         // Its name is on the way out: the inode is gone already.
         if (inode === null || inode.attr === null) continue;
         const key = dentryKey(folder.ino, hash.length === NAME_HASH_BYTES ? hash : hash.slice(0, NAME_HASH_BYTES));
-        const { name } = canonical.dentry(key, dentry);
+        const { name, attributes } = canonical.entry({ number: folder.ino, fileId: folder.fileId }, key, dentry, inode.attr);
         if (!this.#overLimit) manifest.putRecord(key, dentry);
-        this.#takeInode(
-          inode,
-          canonical.attributes(inode.ino, inode.attr),
-          folder.depth + 1,
-          `${folder.path === "/" ? "" : folder.path}/${name}`,
-        );
+        this.#takeInode(inode, attributes, folder.depth + 1, `${folder.path === "/" ? "" : folder.path}/${name}`);
       }
     });
   }
@@ -214,14 +214,21 @@ export class Walk {
         const shown = Buffer.from(path, "latin1").toString();
         throw new StagingError("too_deep", `${shown}: folders lie ${depth} deep in the dataset, at most ${STAGE_DEPTH_MAX} are staged`);
       }
-      this.#folders.push({ ino, depth, path, links: inode.counters?.links ?? 0, entries: inode.counters?.entries ?? 0 });
+      this.#folders.push({
+        ino,
+        fileId: attributes.fileId,
+        depth,
+        path,
+        links: inode.counters?.links ?? 0,
+        entries: inode.counters?.entries ?? 0,
+      });
     } else {
       this.found.files++;
       this.#overLimit ||= this.found.files > STAGE_FILES_MAX;
     }
     if (this.#overLimit) return;
     const size = Number(attributes.size);
-    if (isFolder(attributes) && !attributes.hasXattrs) {
+    if (isFolder(attributes) && attributes.xattrSum === "") {
       manifest.putRecord(inodeKey(ino), attr);
       if (inode.counters !== null) manifest.putCounters(ino, inode.counters);
       const { generation } = attributes;
@@ -240,7 +247,7 @@ export class Walk {
     if (inode.counters !== null) manifest.putCounters(ino, inode.counters);
     if (this.#takeKnown(ino, attr.version, !isFolder(attributes))) return;
     const isRegular = (attributes.mode & FileType.MASK) === FileType.REGULAR;
-    const isAllHere = !attributes.hasXattrs && (!isRegular || size === 0 || (inode.region0 !== null && size <= REGION_BYTES));
+    const isAllHere = attributes.xattrSum === "" && (!isRegular || size === 0 || (inode.region0 !== null && size <= REGION_BYTES));
     if (!isAllHere) {
       this.#files.push(ino);
       return;

@@ -5,7 +5,7 @@ import type { Namespace } from "../inodes/namespace.ts";
 import { FsError } from "../posix/errno.ts";
 import { addOffset, distance, REGION_BYTES, regionSpans } from "../posix/offsets.ts";
 import type { MaybePromise, Offset, ReadResult } from "../posix/vfs.ts";
-import type { Shard } from "../shard/shard.ts";
+import { regionFits } from "../records/inode-record.ts";
 import { type BlockWant, type BroughtBlocks, blockKey, type ContentStore } from "./content-store.ts";
 import { loadFirstRegion } from "./sibling-prefetch.ts";
 
@@ -127,7 +127,7 @@ export class FileReader {
       if (missing.length === 0 && inode.isGone) throw new FsError("ESTALE");
       // The first try of a small file brings its neighbours too; a file that changes meanwhile is asked for alone.
       if (missing.length === 0 && tries === 0 && inode.size <= REGION_BYTES) await loadFirstRegion(namespace, inode);
-      else if (missing.length === 0) await loadRegions(namespace.shard, inode, offset, length);
+      else if (missing.length === 0) await loadRegions(namespace, inode, offset, length);
       else brought = await this.#store.bring(missing, fresh);
       const gathered = this.#gather(inode, offset, length, brought, fresh);
       brought?.release();
@@ -169,26 +169,40 @@ export class FileReader {
 }
 
 /** Makes the regions of a byte range known. */
-export async function loadRegions(shard: Shard, inode: Inode, offset: Offset, length: number): Promise<void> {
+export async function loadRegions(namespace: Namespace, inode: Inode, offset: Offset, length: number): Promise<void> {
   const regions = regionSpans(offset, length).map(({ region }) => region);
-  await loadRegionList(shard, inode, regions);
+  await loadRegionList(namespace, inode, regions);
 }
 
 /** Makes regions known, as far as nobody changes the file meanwhile: then they are asked for again. */
-export async function loadRegionList(shard: Shard, inode: Inode, regions: readonly number[]): Promise<void> {
+export async function loadRegionList(namespace: Namespace, inode: Inode, regions: readonly number[]): Promise<void> {
   const { content } = inode;
   for (let tries = 0; tries < GATHER_TRIES_MAX; tries++) {
     const wanted = regions.filter((region) => !content.isRegionKnown(region)).slice(0, REGIONS_PER_ANSWER);
     if (wanted.length === 0) return;
     const askedAt = content.changes;
-    const stored = await shard.regions(inode.number, wanted);
+    const stored = await namespace.shard.regions(inode, wanted);
     if (content.changes !== askedAt) continue;
+    if (stored.some(({ generation }, i) => !regionFits(inode.stored, wanted[i] as number, generation))) {
+      await requireNewer(namespace, inode);
+      continue;
+    }
     tries = -1;
     stored.forEach((one, i) => {
       content.adoptStored(wanted[i] as number, one);
     });
   }
   throw new FsError("EIO", `inode ${inode.ino}: its extents kept changing while they were read`);
+}
+
+/**
+ * Extents came that are of another time than the attributes that are known: so the attributes must have changed.
+ * @throws FsError EIO: they have not
+ */
+export async function requireNewer(namespace: Namespace, inode: Inode): Promise<void> {
+  const { version } = inode;
+  await namespace.fetch(inode.number);
+  if (inode.version === version) throw namespace.shard.mistrust(inode.number, "its extents are of another time than its attributes");
 }
 
 /** Region records asked for at once: each may have a megabyte. */

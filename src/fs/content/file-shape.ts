@@ -9,11 +9,12 @@ import { now } from "../posix/clock.ts";
 import { FsError } from "../posix/errno.ts";
 import { addOffset, distance, maxOffset, offsetInRegion, REGION_BYTES, regionOf, regionSpans, withinRegion } from "../posix/offsets.ts";
 import { type Caller, FallocateMode, type Offset, type SetAttr, Whence } from "../posix/vfs.ts";
-import { encodeRegion, type StoredMap, type StoredSource } from "../records/composition.ts";
-import type { InodeAttributes } from "../records/inode-record.ts";
+import type { StoredMap, StoredSource } from "../records/composition.ts";
+import { generationsBelow, type InodeAttributes, NO_REGIONS, regionFits, withGenerations } from "../records/inode-record.ts";
 import type { PlainPut } from "../shard/shard.ts";
-import { loadRegionList, loadRegions } from "./file-reader.ts";
+import { loadRegionList, loadRegions, requireNewer } from "./file-reader.ts";
 import type { FileWriter } from "./file-writer.ts";
+import { regionPut } from "./write-out.ts";
 
 /** Region records changed by one delta at most (COMMIT_ITEMS_MAX, less what else it holds). */
 const REGIONS_PER_DELTA = 2_048;
@@ -23,12 +24,6 @@ const REGIONS_PER_CLEAR = 1_024;
 const REGIONS_PER_WALK = 8;
 /** One copy_file_range call copies at most this much: bounds the delta. The caller goes on with the rest. */
 export const COPY_MAX_BYTES = 1024 * 1024 * 1024;
-
-/** The region record's put. */
-function regionPut(number: number, region: number, map: StoredMap): PlainPut {
-  const { plaintext, chunks } = encodeRegion(map);
-  return { key: regionKey(number, region), link: 0, chunks, plaintext };
-}
 
 /** Sets a file's size, with whatever else a setattr brings. The caller holds the inode's lock. */
 export async function truncate(namespace: Namespace, writer: FileWriter, inode: Inode, caller: Caller, change: SetAttr): Promise<void> {
@@ -53,6 +48,7 @@ export async function truncate(namespace: Namespace, writer: FileWriter, inode: 
     await changeInode(namespace, inode, () => {
       const attributes = finish(inode.stored);
       attributes.allocated = 0;
+      attributes.regionGenerations = NO_REGIONS;
       return { attributes, deletePrefixes: [regionPrefix(inode.number)] };
     });
     content.forgetStored();
@@ -108,15 +104,21 @@ async function cutTail(
       }
     }
     const puts: PlainPut[] = [];
+    const attributes = finish(inode.stored);
+    attributes.regionGenerations = generationsBelow(attributes.regionGenerations, firstGone);
     if (within > 0) {
-      await loadRegionList(namespace.shard, inode, [lastRegion]);
+      await loadRegionList(namespace, inode, [lastRegion]);
       const before = content.storedRegion(lastRegion);
       cut = before.clone();
       cut.clear(within, REGION_BYTES);
       allocated -= before.coveredBytes - cut.coveredBytes;
-      puts.push(regionPut(inode.number, lastRegion, cut));
+      if (before.isEmpty) cut = null;
+      else {
+        puts.push(regionPut(inode, lastRegion, cut, attributes.generation));
+        attributes.regionGenerations = withGenerations(attributes.regionGenerations, [lastRegion], attributes.generation);
+      }
     }
-    return { attributes: { ...finish(inode.stored), allocated }, puts, deletes };
+    return { attributes: { ...attributes, allocated }, puts, deletes };
   });
   content.dropStoredFrom(within === 0 ? lastRegion : lastRegion + 1);
   if (cut !== null) content.replaceStored(new Map([[lastRegion, cut]]));
@@ -125,13 +127,26 @@ async function cutTail(
 /** The stored regions from `from` on. */
 async function* walkRegions(namespace: Namespace, inode: Inode, from: number): AsyncGenerator<{ region: number; map: StoredMap }> {
   for (let next = from, more = true; more; ) {
-    const answer = await namespace.shard.regionsFrom(inode.number, next, REGIONS_PER_WALK);
+    const answer = await namespace.shard.regionsFrom(inode, next, REGIONS_PER_WALK);
+    more = answer.more && answer.found.length > 0;
+    // Where they are not of one time, the attributes must be newer than those that this walk began with: a delta that is built on it fails.
+    if (!fits(inode, next, more ? null : Number.POSITIVE_INFINITY, answer.found)) await requireNewer(namespace, inode);
     for (const one of answer.found) {
       yield one;
       next = one.region + 1;
     }
-    more = answer.more && answer.found.length > 0;
   }
+}
+
+/** Whether these are the regions from `from` on, to the last one or (`end`) to the end, that the attributes speak of. */
+function fits({ stored }: Inode, from: number, end: number | null, found: readonly { region: number; generation: number }[]): boolean {
+  const there = new Map(found.map(({ region, generation }) => [region, generation]));
+  if (found.some(({ region, generation }) => !regionFits(stored, region, generation))) return false;
+  const last = end ?? (found.at(-1)?.region ?? from - 1) + 1;
+  for (let region = from; region < Math.min(last, stored.regionGenerations.length); region++) {
+    if (!regionFits(stored, region, there.get(region) ?? 0)) return false;
+  }
+  return true;
 }
 
 /** fallocate(2): space is not reserved, but sizes and holes are as asked for. The caller holds the inode's lock. */
@@ -184,6 +199,8 @@ async function clearSome(namespace: Namespace, inode: Inode, caller: Caller, off
     let { allocated } = inode.stored;
     const puts: PlainPut[] = [];
     const deletes: Uint8Array[] = [];
+    const generation = inode.stored.generation + 1;
+    let { regionGenerations } = inode.stored;
     for await (const { region, map } of walkRegions(namespace, inode, first)) {
       const regionStart = offsetInRegion(region, 0);
       if (regionStart >= end) break;
@@ -196,13 +213,13 @@ async function clearSome(namespace: Namespace, inode: Inode, caller: Caller, off
       allocated -= map.coveredBytes - after.coveredBytes;
       changed.set(region, after);
       if (after.isEmpty) deletes.push(regionKey(inode.number, region));
-      else puts.push(regionPut(inode.number, region, after));
+      else puts.push(regionPut(inode, region, after, generation));
+      regionGenerations = withGenerations(regionGenerations, [region], after.isEmpty ? 0 : generation);
     }
     const time = now();
     const attributes = applyPending(inode.stored, { mtime: time, ctime: time });
     if (caller.killPriv === true) attributes.mode = withoutSetId(attributes.mode);
-    attributes.generation++;
-    return { attributes: { ...attributes, allocated }, puts, deletes };
+    return { attributes: { ...attributes, generation, regionGenerations, allocated }, puts, deletes };
   });
   inode.content.replaceStored(changed);
   return next;
@@ -255,7 +272,7 @@ export async function shareRange(
   // As stored: bytes that are being written meanwhile are not in its regions.
   const count = distance(sourceOffset, source.stored.size, Math.min(length, COPY_MAX_BYTES));
   if (count === 0) return { length: 0, inline: [] };
-  await loadRegions(namespace.shard, source, sourceOffset, count);
+  await loadRegions(namespace, source, sourceOffset, count);
   const pieces: { position: Offset; length: number; source: StoredSource | null; offset: number }[] = [];
   let done = 0;
   for (const { region, start, end } of regionSpans(sourceOffset, count)) {
@@ -272,18 +289,20 @@ export async function shareRange(
   if (last !== undefined)
     await changeInode(namespace, target, async () => {
       changed.clear();
-      await loadRegions(namespace.shard, target, targetOffset, count);
+      await loadRegions(namespace, target, targetOffset, count);
       for (const piece of shared) layPiece(target, changed, piece);
       let { allocated } = target.stored;
       const puts: PlainPut[] = [];
+      const generation = target.stored.generation + 1;
       for (const [region, map] of changed) {
         allocated += map.coveredBytes - target.content.storedRegion(region).coveredBytes;
-        puts.push(regionPut(target.number, region, map));
+        puts.push(regionPut(target, region, map, generation));
       }
       const time = now();
       const attributes = applyPending(target.stored, { mtime: time, ctime: time });
       if (caller.killPriv === true) attributes.mode = withoutSetId(attributes.mode);
-      attributes.generation++;
+      attributes.generation = generation;
+      attributes.regionGenerations = withGenerations(attributes.regionGenerations, changed.keys(), generation);
       attributes.size = maxOffset(attributes.size, addOffset(last.position, last.length));
       return { attributes: { ...attributes, allocated }, puts };
     });

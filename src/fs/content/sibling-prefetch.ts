@@ -6,6 +6,7 @@ import { FOLDER_ENTRIES_MAX } from "../inodes/folder.ts";
 import type { Inode } from "../inodes/inode.ts";
 import type { Namespace } from "../inodes/namespace.ts";
 import { REGION_BYTES } from "../posix/offsets.ts";
+import { regionFits } from "../records/inode-record.ts";
 
 /** Files and bytes that one round trip brings; an answer to `get` has at most 4 MiB. */
 const FILES_MAX = 128;
@@ -24,11 +25,11 @@ export async function loadFirstRegion(namespace: Namespace, inode: Inode): Promi
     folder !== null && !namespace.isStaged(inode) && ++folder.contentMissCount >= MISSES_BEFORE ? neighbours(namespace, inode) : [];
   const files = [inode, ...ahead];
   const before = files.map(({ version, content }) => ({ version, changes: content.changes }));
-  const regions = await namespace.shard.firstRegions(files.map(({ number }) => number));
+  const regions = await namespace.shard.firstRegions(files);
   files.forEach((file, i) => {
     const region = regions[i];
     const same = file.version === before[i]?.version && file.content.changes === before[i]?.changes;
-    if (region === undefined || !same || file.content.isRegionKnown(0)) return;
+    if (region == null || !same || file.content.isRegionKnown(0) || !regionFits(file.stored, 0, region.generation)) return;
     // A neighbour's region was asked for without its inode: a lease says that they belong together.
     if (file === inode || namespace.isCurrent(file)) file.adoptRegion(0, region);
   });

@@ -2,9 +2,10 @@
  * Writing out: sends a file's dirty bytes as chunks, or puts few of them inline, and commits the extents and attributes that make
  * them visible, in one delta (several only when a flush touches hundreds of regions).
  */
-import { inodeKey, regionKey } from "../../protocol/record-keys.ts";
+import { regionKey } from "../../protocol/record-keys.ts";
 import type { DirtyLayer } from "../inodes/file-content.ts";
 import type { Inode } from "../inodes/inode.ts";
+import { inodePut, unchanged } from "../inodes/inode-change.ts";
 import type { Namespace } from "../inodes/namespace.ts";
 import { Segment } from "../inodes/segment.ts";
 import { now } from "../posix/clock.ts";
@@ -12,8 +13,8 @@ import { FsError } from "../posix/errno.ts";
 import { maxOffset } from "../posix/offsets.ts";
 import { encodeRegion, inlineBytes, type StoredMap, type StoredSource } from "../records/composition.ts";
 import type { ExtentMap } from "../records/extent-map.ts";
-import { encodeInode, type InodeAttributes } from "../records/inode-record.ts";
-import type { PlainPut } from "../shard/shard.ts";
+import { type InodeAttributes, withGenerations } from "../records/inode-record.ts";
+import type { FileRef, PlainPut } from "../shard/shard.ts";
 import { compactFragments } from "./compaction.ts";
 import type { ContentStore } from "./content-store.ts";
 import { loadRegionList } from "./file-reader.ts";
@@ -31,7 +32,6 @@ const CONFLICTS_MAX = 64;
  * On failure everything stays dirty. The caller holds the inode's lock.
  */
 export async function writeOutLocked(namespace: Namespace, store: ContentStore, inode: Inode, durable: boolean): Promise<void> {
-  const { shard } = namespace;
   if (inode.pending === null && !inode.hasContent) return await settle(namespace, inode, durable);
   const { content } = inode;
   if (inode.pending === null && content.active.isEmpty) return await settle(namespace, inode, durable);
@@ -42,7 +42,7 @@ export async function writeOutLocked(namespace: Namespace, store: ContentStore, 
       const basis = inode.version;
       placeAppended(namespace, inode);
       const regions = [...frozen.regions.keys()];
-      await loadRegionList(shard, inode, regions);
+      await loadRegionList(namespace, inode, regions);
       await compactFragments(store, inode, frozen);
       await uploadLarge(store, inode, frozen);
       if (await commitFrozen(namespace, inode, frozen, basis, durable)) break;
@@ -129,23 +129,27 @@ async function commitFrozen(
     const some = new Map<number, StoredMap>();
     let bytes = 0;
     let allocated = inode.stored.allocated;
+    const generation = inode.stored.generation + 1;
     for (const region of left) {
       if (some.size >= REGIONS_PER_DELTA || bytes >= DELTA_TARGET_BYTES) break;
       const before = content.storedRegion(region);
       const after = mergeRegion(before, frozen.regions.get(region) as DirtyMap);
-      const { plaintext, chunks } = encodeRegion(after);
-      puts.push({ key: regionKey(inode.number, region), link: 0, chunks, plaintext });
-      bytes += plaintext.length;
+      const put = regionPut(inode, region, after, generation);
+      puts.push(put);
+      bytes += put.plaintext.length;
       allocated += after.coveredBytes - before.coveredBytes;
       some.set(region, after);
     }
     left = left.slice(some.size);
     const written = inode.pending;
-    const attributes = attributesToCommit(inode, frozen, allocated, some.size > 0);
-    puts.push({ key: inodeKey(inode.number), link: 0, chunks: [], plaintext: encodeInode(attributes) });
+    const attributes = attributesToCommit(inode, frozen, allocated);
+    if (some.size > 0) {
+      attributes.generation = generation;
+      attributes.regionGenerations = withGenerations(attributes.regionGenerations, some.keys(), generation);
+    }
     const result = await shard.commit({
-      checks: [{ kind: "version", key: inodeKey(inode.number), version: inode.version }],
-      puts,
+      checks: [unchanged(inode)],
+      puts: [...puts, inodePut(inode.number, attributes)],
       leases: inode.leased ? [] : [inode.number],
       durable: durable && left.length === 0,
     });
@@ -165,15 +169,20 @@ async function commitFrozen(
 
 type DirtyMap = DirtyLayer["regions"] extends Map<number, infer M> ? M : never;
 
-function attributesToCommit(inode: Inode, frozen: DirtyLayer, allocated: number, contentChanged: boolean): InodeAttributes {
+function attributesToCommit(inode: Inode, frozen: DirtyLayer, allocated: number): InodeAttributes {
   const attributes = inode.merged();
   // Not the pending size: bytes that were written since the write-out began are not in this delta.
   attributes.size = maxOffset(inode.stored.size, frozen.end);
   attributes.allocated = allocated;
-  if (contentChanged) attributes.generation++;
   const { sec, nsec } = inode.pending?.ctime ?? now();
   [attributes.ctimeSec, attributes.ctimeNsec] = [sec, nsec];
   return attributes;
+}
+
+/** The put of a region's record, written with a generation of the file. */
+export function regionPut(file: FileRef, region: number, map: StoredMap, generation: number): PlainPut {
+  const { plaintext, chunks } = encodeRegion(map, generation);
+  return { key: regionKey(file.number, region), fileId: file.fileId, link: 0, chunks, plaintext };
 }
 
 /** A region's stored map with dirty bytes laid over it: chunks where they were sent, inline else. */

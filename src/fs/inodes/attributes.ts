@@ -4,6 +4,8 @@ import { now, type Timestamp } from "../posix/clock.ts";
 import { FsError } from "../posix/errno.ts";
 import { type Name, type SetAttr, XattrFlag } from "../posix/vfs.ts";
 import { FileType, type InodeAttributes } from "../records/inode-record.ts";
+import { xattrSum } from "../records/xattr-sum.ts";
+import type { Xattrs } from "../shard/shard.ts";
 import type { Inode, PendingAttributes } from "./inode.ts";
 import { changeInode } from "./inode-change.ts";
 import type { Namespace } from "./namespace.ts";
@@ -15,6 +17,9 @@ const XATTR_LIST_MAX_BYTES = 65_536;
 /** File capabilities: end when the content or the owner changes (capabilities(7)). */
 export const CAPABILITY_XATTR = "security.capability";
 const PERMISSIONS = 0o7777;
+const NO_XATTRS: Xattrs = { found: new Map(), damaged: new Set() };
+/** The sum where nothing but damaged extended attributes is left: not that of none, so that they are still looked for. */
+const ONLY_DAMAGED = "\xff".repeat(16);
 
 /** What a setattr without a size makes of an inode; of the mode only the permission bits count. */
 export function pendingOf(inode: Inode, change: SetAttr): PendingAttributes {
@@ -64,14 +69,41 @@ export function applyPending(stored: InodeAttributes, pending: PendingAttributes
   return attributes;
 }
 
+/** How often extended attributes are asked for again that don't belong to the attributes that are known. */
+const XATTR_READS_MAX = 8;
+
 /** All extended attributes of an inode; from memory while the inode is current. */
-export async function loadXattrs(namespace: Namespace, inode: Inode): Promise<Map<Name, Uint8Array>> {
-  if (!inode.stored.hasXattrs) return new Map();
-  if (inode.xattrs !== null) return inode.xattrs;
-  const { version } = inode;
-  const xattrs = await namespace.shard.xattrs(inode.number);
-  if (version === inode.version) inode.xattrs = xattrs;
-  return xattrs;
+export async function loadXattrs(namespace: Namespace, inode: Inode): Promise<Xattrs> {
+  for (let tries = 0; tries < XATTR_READS_MAX; tries++) {
+    if (inode.stored.xattrSum === "") return NO_XATTRS;
+    if (inode.xattrs !== null) return inode.xattrs;
+    const { version } = inode;
+    const xattrs = await namespace.shard.xattrs(inode);
+    // Beside one that can't be opened, nothing can be said of the others but that they are this inode's.
+    if (xattrs.damaged.size > 0 || xattrSum(xattrs.found) === inode.stored.xattrSum) {
+      if (version === inode.version) inode.xattrs = xattrs;
+      return xattrs;
+    }
+    if (version !== inode.version) continue;
+    await namespace.fetch(inode.number);
+    if (version === inode.version)
+      throw namespace.shard.mistrust(inode.number, "its extended attributes are of another time than its attributes");
+  }
+  throw new FsError("EIO", `inode ${inode.ino}: its extended attributes kept changing while they were read`);
+}
+
+/** One extended attribute. @throws FsError ENODATA; EIO: it is damaged */
+export async function getXattr(namespace: Namespace, inode: Inode, name: Name): Promise<Uint8Array> {
+  const { found, damaged } = await loadXattrs(namespace, inode);
+  const value = found.get(name);
+  if (value !== undefined) return value;
+  const isDamaged = damaged.size > 0 && damaged.has(keyText(namespace, inode, name));
+  throw isDamaged ? new FsError("EIO", `inode ${inode.ino}: the extended attribute is damaged`) : new FsError("ENODATA");
+}
+
+/** How Xattrs.damaged names the record of an extended attribute. */
+function keyText(namespace: Namespace, inode: Inode, name: Name): string {
+  return Buffer.from(namespace.shard.xattrKey(inode.number, name)).toString("hex");
 }
 
 /** Sets an extended attribute. Throws EEXIST, ENODATA (flags), E2BIG, ENOSPC (the list would be too long). */
@@ -84,11 +116,11 @@ export async function setXattr(namespace: Namespace, inode: Inode, name: Name, v
   });
 }
 
-/** Removes an extended attribute. Throws ENODATA. */
+/** Removes an extended attribute, also one that is damaged. Throws ENODATA. */
 export async function removeXattr(namespace: Namespace, inode: Inode, name: Name): Promise<void> {
-  await changeXattrs(namespace, inode, (before) => {
+  await changeXattrs(namespace, inode, (before, isDamaged) => {
     const after = new Map(before);
-    if (!after.delete(name)) throw new FsError("ENODATA");
+    if (!after.delete(name) && !isDamaged(name)) throw new FsError("ENODATA");
     return after;
   });
 }
@@ -96,32 +128,36 @@ export async function removeXattr(namespace: Namespace, inode: Inode, name: Name
 async function changeXattrs(
   namespace: Namespace,
   inode: Inode,
-  change: (before: ReadonlyMap<Name, Uint8Array>) => Map<Name, Uint8Array>,
+  change: (before: ReadonlyMap<Name, Uint8Array>, isDamaged: (name: Name) => boolean) => Map<Name, Uint8Array>,
 ): Promise<void> {
-  let after = new Map<Name, Uint8Array>();
+  let xattrs: Xattrs = NO_XATTRS;
   await inode.locked(async () => {
     await changeInode(namespace, inode, async () => {
-      const before = await loadXattrs(namespace, inode);
-      after = change(before);
+      const { found: before, damaged } = await loadXattrs(namespace, inode);
+      const left = new Set(damaged);
+      const isDamaged = (name: Name): boolean => left.delete(keyText(namespace, inode, name));
+      const after = change(before, isDamaged);
       let listBytes = 0;
       for (const name of after.keys()) listBytes += name.length + 1;
       if (listBytes > XATTR_LIST_MAX_BYTES) throw new FsError("ENOSPC");
       const { shard } = namespace;
       const set = [...after].filter(([name, value]) => before.get(name) !== value);
-      const removed = [...before.keys()].filter((name) => !after.has(name));
+      for (const [name] of set) isDamaged(name);
+      const removed = [...before.keys()].filter((name) => !after.has(name)).map((name) => shard.xattrKey(inode.number, name));
+      const mended = [...damaged].filter((key) => !left.has(key)).map((key) => new Uint8Array(Buffer.from(key, "hex")));
+      const written = set.map(([name, value]) => ({
+        key: shard.xattrKey(inode.number, name),
+        fileId: inode.fileId,
+        link: 0,
+        chunks: [],
+        plaintext: Buffer.concat([Uint8Array.of(name.length), Buffer.from(name, "latin1"), value]),
+      }));
       const attributes = applyPending(inode.stored, { ctime: now() });
-      attributes.hasXattrs = after.size > 0;
-      return {
-        attributes,
-        puts: set.map(([name, value]) => ({
-          key: shard.xattrKey(inode.number, name),
-          link: 0,
-          chunks: [],
-          plaintext: Buffer.concat([Uint8Array.of(name.length), Buffer.from(name, "latin1"), value]),
-        })),
-        deletes: removed.map((name) => shard.xattrKey(inode.number, name)),
-      };
+      attributes.xattrSum = after.size === 0 && left.size > 0 ? ONLY_DAMAGED : xattrSum(after);
+      xattrs = { found: after, damaged: left };
+      const isWritten = (key: Uint8Array): boolean => written.some((put) => Buffer.compare(put.key, key) === 0);
+      return { attributes, puts: written, deletes: [...removed, ...mended.filter((key) => !isWritten(key))] };
     });
-    inode.xattrs = after;
+    inode.xattrs = xattrs;
   });
 }

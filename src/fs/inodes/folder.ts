@@ -1,4 +1,5 @@
 /** What this client knows of a folder's entries: some names, names known to be absent, or all of them. */
+import type { FileId } from "../../crypto/file-id.ts";
 import type { Counters } from "../../protocol/messages.ts";
 import type { Name } from "../posix/vfs.ts";
 import type { FolderWalk } from "./folder-walk.ts";
@@ -6,6 +7,7 @@ import type { FolderWalk } from "./folder-walk.ts";
 /** An entry; `number` 0: the name is known to be absent. */
 export interface FolderEntry {
   readonly number: number;
+  readonly fileId: FileId;
   readonly type: number;
   readonly version: number;
   readonly cookie: number;
@@ -201,4 +203,4 @@ export class Folder {
   }
 }
 
-const ABSENT: FolderEntry = { number: 0, type: 0, version: 0, cookie: 0 };
+const ABSENT: FolderEntry = { number: 0, fileId: "", type: 0, version: 0, cookie: 0 };

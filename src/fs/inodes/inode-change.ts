@@ -18,7 +18,7 @@ export interface InodeChange {
 
 /** The put of an inode's record. */
 export function inodePut(number: number, attributes: InodeAttributes): PlainPut {
-  return { key: inodeKey(number), link: 0, chunks: [], plaintext: encodeInode(attributes) };
+  return { key: inodeKey(number), fileId: attributes.fileId, link: 0, chunks: [], plaintext: encodeInode(attributes) };
 }
 
 /** The check that an inode's record is the one that this client knows. */

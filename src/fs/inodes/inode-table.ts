@@ -1,4 +1,5 @@
 /** The inodes of a namespace that are in memory, and what may be forgotten of them to stay within bounds. */
+import { type FileId, fileIdTag } from "../../crypto/file-id.ts";
 import type { Inode, InodeMemory } from "./inode.ts";
 
 /** Entries that the folders of a namespace keep together (some 150 bytes each). */
@@ -12,6 +13,8 @@ const EVICTED_AT_ONCE = 1_024;
  * until its heap has doubled, and it counts the cache's memory in: with 256 MiB of that, 300 MiB of garbage piled up in a walk.
  */
 const INODES_BEFORE_COLLECTING = 16_384;
+/** Inodes of which is remembered, after they were evicted, which file they were (some 40 bytes each). */
+const EVICTED_REMEMBERED_MAX = 262_144;
 /** Leases given up are told to the node in batches. */
 const LEASE_RELEASE_BATCH = 256;
 
@@ -22,6 +25,8 @@ export class InodeTable {
   readonly #releaseLeases: (numbers: number[]) => void;
   /** Leases that we gave up and have not told the node of. */
   readonly #released = new Set<number>();
+  /** Tags of the file ids of inodes that were evicted, and that the kernel may still know by their numbers. */
+  readonly #evicted = new Map<number, number>();
   #newSinceCollection = 0;
 
   /** `max`: inodes kept in memory (some 700 bytes each). */
@@ -36,6 +41,20 @@ export class InodeTable {
 
   values(): Iterable<Inode> {
     return this.#inodes.values();
+  }
+
+  /** Whether an inode that is not in memory is the one that had this number when it was, as far as that is remembered. */
+  wasOrIsNew(number: number, fileId: FileId): boolean {
+    const tag = this.#evicted.get(number);
+    return tag === undefined || tag === fileIdTag(fileId);
+  }
+
+  #rememberEvicted(number: number, fileId: FileId): void {
+    if (this.#evicted.size >= EVICTED_REMEMBERED_MAX) {
+      const [oldest] = this.#evicted.keys();
+      if (oldest !== undefined) this.#evicted.delete(oldest);
+    }
+    this.#evicted.set(number, fileIdTag(fileId));
   }
 
   /** The inode is gone. */
@@ -69,6 +88,7 @@ export class InodeTable {
         continue;
       }
       if (candidate.leased) this.#released.add(number);
+      this.#rememberEvicted(number, candidate.fileId);
       candidate.forgetMemory();
     }
     if (this.#released.size >= LEASE_RELEASE_BATCH) {

@@ -1,10 +1,11 @@
 /** An inode as this client holds it: what is stored, what was changed here and is not committed yet, and how far to trust it. */
+import type { FileId } from "../../crypto/file-id.ts";
 import type { Counters } from "../../protocol/messages.ts";
 import { isLater, type Timestamp } from "../posix/clock.ts";
 import { maxOffset, regionOf } from "../posix/offsets.ts";
-import type { Attr, Name, Offset } from "../posix/vfs.ts";
+import type { Attr, Offset } from "../posix/vfs.ts";
 import { FileType, type InodeAttributes } from "../records/inode-record.ts";
-import type { LoadedInode, StoredRegion } from "../shard/shard.ts";
+import type { LoadedInode, StoredRegion, Xattrs } from "../shard/shard.ts";
 import { type ContentMemory, FileContent } from "./file-content.ts";
 import { Folder, type FolderMemory } from "./folder.ts";
 
@@ -31,6 +32,7 @@ export class Inode implements Attr {
   readonly ino: number;
   /** In the shard. */
   readonly number: number;
+  readonly fileId: FileId;
   version: number;
   stored: InodeAttributes;
   counters: Counters | null;
@@ -63,11 +65,12 @@ export class Inode implements Attr {
   readonly #memory: InodeMemory;
   /** The folder that it was last found in. */
   foundIn: Inode | null = null;
-  xattrs: Map<Name, Uint8Array> | null = null;
+  xattrs: Xattrs | null = null;
 
   constructor(ino: number, loaded: LoadedInode, nowMs: number, memory: InodeMemory) {
     this.ino = ino;
     this.number = loaded.number;
+    this.fileId = loaded.attributes.fileId;
     this.version = loaded.version;
     this.stored = loaded.attributes;
     this.counters = loaded.counters;

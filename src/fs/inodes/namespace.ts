@@ -177,6 +177,9 @@ export class Namespace {
 
   async #fetch(number: number): Promise<Inode> {
     const loaded = await this.shard.inode(number, this.wants);
+    if (loaded !== null && number === ROOT_INO && loaded.attributes.fileId !== this.shard.rootFileId) {
+      throw this.shard.mistrust(number, "not the root folder");
+    }
     if (loaded === null) {
       this.drop(number);
       throw new FsError("ESTALE");
@@ -188,9 +191,16 @@ export class Namespace {
   absorb(loaded: LoadedInode, nowMs = performance.now()): Inode {
     const known = this.peek(loaded.number);
     if (known !== undefined) {
+      if (known.fileId !== loaded.attributes.fileId) throw this.shard.mistrust(loaded.number, "its number is another file's now");
+      if (loaded.version > known.version && loaded.attributes.generation < known.stored.generation) {
+        throw this.shard.mistrust(loaded.number, "its attributes are older than those that were answered before");
+      }
       known.absorb(loaded, nowMs);
       if (loaded.counters !== null) known.cachedFolder?.seen(loaded.counters);
       return known;
+    }
+    if (!this.#inodes.wasOrIsNew(loaded.number, loaded.attributes.fileId)) {
+      throw this.shard.mistrust(loaded.number, "its number is another file's now");
     }
     const inode = new Inode(this.mountIno(loaded.number), loaded, nowMs, this.#inodes.memory);
     this.#inodes.add(inode);
@@ -219,6 +229,11 @@ export class Namespace {
     this.#inodes.trimContents();
   }
 
+  /** Numbers that were granted are not used any more: the node has granted them to others, too. */
+  forgetNumbers(): void {
+    this.#numbers.forget();
+  }
+
   /** A number for a new inode. */
   nextNumber(): MaybePromise<number> {
     return this.#numbers.next();
@@ -237,11 +252,11 @@ export class Namespace {
       return askOrRemember(
         this.#calls.outage,
         () => this.#lookupMissing(dir, name),
-        () => (remembered.number === 0 ? null : this.get(remembered.number)),
+        () => (remembered.number === 0 ? null : this.#getNamed(remembered)),
       );
     }
     if (entry.number === 0) return null;
-    const inode = this.get(entry.number);
+    const inode = this.#getNamed(entry);
     if (inode instanceof Inode) return inode;
     return inode.catch((error) => {
       // The name may lead elsewhere by now.
@@ -249,6 +264,23 @@ export class Namespace {
       dir.folder.forgetName(name);
       return this.#lookupMissing(dir, name);
     });
+  }
+
+  /** What an entry leads to. @throws FsError EIO when the number has become another file's */
+  #getNamed(entry: FolderEntry): MaybePromise<Inode> {
+    const inode = this.get(entry.number);
+    return inode instanceof Inode ? this.#isMeant(entry, inode) : inode.then((found) => this.#isMeant(entry, found));
+  }
+
+  #isMeant({ number, fileId }: FolderEntry, inode: Inode): Inode {
+    if (inode.fileId !== fileId) throw this.shard.mistrust(number, "not the file that its name was given to");
+    return inode;
+  }
+
+  /** What an entry leads to, as it is in memory, whatever its age. @throws FsError EIO when the number has become another file's */
+  peekNamed(entry: FolderEntry): Inode | undefined {
+    const inode = this.peek(entry.number);
+    return inode === undefined ? undefined : this.#isMeant(entry, inode);
   }
 
   /** The entry behind a name as the node has it now, or as a lease keeps it; null: none. */
@@ -268,7 +300,7 @@ export class Namespace {
       listAhead(this, dir);
       await listed;
       const entry = folder.find(name);
-      if (entry !== undefined) return entry.number === 0 ? null : await this.get(entry.number);
+      if (entry !== undefined) return entry.number === 0 ? null : await this.#getNamed(entry);
     }
     return (await this.lookupNow(dir, name))?.inode ?? null;
   }
@@ -277,7 +309,7 @@ export class Namespace {
   async lookupNow(dir: Inode, name: Name): Promise<{ entry: FolderEntry; inode: Inode } | null> {
     const { folder } = dir;
     const askedAt = folder.changes;
-    const { entry, parentLeased } = await this.shard.lookup(dir.number, name, this.wants);
+    const { entry, parentLeased } = await this.shard.lookup(dir, name, this.wants);
     const current = this.#leaseFolder(folder, parentLeased, askedAt);
     if (entry === null || entry.inode === null) {
       folder.learn(name, null, current);
@@ -356,7 +388,7 @@ export class Namespace {
     dirLeased: boolean;
   }> {
     const want = { lease: true, region0MaxBytes: withData ? REGION0_WANTED_BYTES : 0 };
-    const page = await this.shard.list(dir.number, after, { limit: LIST_PAGE_ENTRIES, inodes: true, want });
+    const page = await this.shard.list(dir, after, { limit: LIST_PAGE_ENTRIES, inodes: true, want });
     const nowMs = performance.now();
     for (const { inode } of page.entries) if (inode !== null) this.absorb(inode, nowMs).foundIn = dir;
     dir.absorbCounters(page.counters);

@@ -1,19 +1,21 @@
 /** Opens a namespace for a mount: its root folder is made by the first client that comes, because only a client can seal it. */
 
+import type { FileId } from "../../crypto/file-id.ts";
 import { ROOT_INO } from "../../protocol/limits.ts";
 import { inodeKey } from "../../protocol/record-keys.ts";
 import { now } from "../posix/clock.ts";
 import { FsError } from "../posix/errno.ts";
-import { FileType, type InodeAttributes } from "../records/inode-record.ts";
+import { FileType, type InodeAttributes, NO_NAMES, NO_REGIONS } from "../records/inode-record.ts";
 import { inodePut } from "./inode-change.ts";
 import type { Namespace } from "./namespace.ts";
 
 const ROOT_PERMISSIONS = 0o755;
 
 /** The attributes of a root folder that is made now. */
-export function newRoot(owner: { uid: number; gid: number }): InodeAttributes {
+export function newRoot(fileId: FileId, owner: { uid: number; gid: number }): InodeAttributes {
   const { sec, nsec } = now();
   return {
+    fileId,
     mode: FileType.DIRECTORY | ROOT_PERMISSIONS,
     uid: owner.uid,
     gid: owner.gid,
@@ -24,7 +26,9 @@ export function newRoot(owner: { uid: number; gid: number }): InodeAttributes {
     parent: 0,
     generation: 0,
     mtimeBumps: 0,
-    hasXattrs: false,
+    nameSum: NO_NAMES,
+    xattrSum: "",
+    regionGenerations: NO_REGIONS,
     atimeSec: sec,
     atimeNsec: nsec,
     mtimeSec: sec,
@@ -43,7 +47,7 @@ export async function openRoot(namespace: Namespace, owner: { uid: number; gid: 
   } catch (error) {
     if (!(error instanceof FsError && error.code === "ESTALE")) throw error;
   }
-  const attributes = newRoot(owner);
+  const attributes = newRoot(namespace.shard.rootFileId, owner);
   // Two clients may both be the first: one of them makes it, both then fetch it.
   await namespace.shard.commit({
     checks: [{ kind: "absent", key: inodeKey(ROOT_INO) }],

@@ -1,4 +1,5 @@
 /** Names and what they lead to: finding them, checking that they still hold, and taking one away. Shared by the operations on the tree. */
+import { sumHashes } from "../../crypto/file-id.ts";
 import type { Bump, Check } from "../../protocol/messages.ts";
 import { dentryKey, inodePrefix, orphanKey } from "../../protocol/record-keys.ts";
 import type { FolderEntry } from "../inodes/folder.ts";
@@ -9,7 +10,7 @@ import type { Timestamp } from "../posix/clock.ts";
 import { FsError } from "../posix/errno.ts";
 import type { Name } from "../posix/vfs.ts";
 import { encodeDentry, type InodeAttributes } from "../records/inode-record.ts";
-import type { Change, PlainPut } from "../shard/shard.ts";
+import { type Change, cookieOf, type FileRef, hashText, type PlainPut } from "../shard/shard.ts";
 
 /** An entry with what it leads to. */
 export interface Found {
@@ -38,7 +39,7 @@ export class Entries {
     const entry = this.namespace.folderOf(dir).find(name);
     if (entry !== undefined) {
       if (entry.number === 0) return null;
-      const inode = this.namespace.peek(entry.number);
+      const inode = this.namespace.peekNamed(entry);
       if (inode !== undefined) return { entry, inode };
     }
     return await this.namespace.lookupNow(dir, name);
@@ -82,15 +83,16 @@ export class Entries {
   }
 
   /**
-   * Adds to a change what taking one name from an inode means: one link less, or its end, or, while it is open here, a life until the
+   * Adds to a change what taking one name (its hash) from an inode means: one link less, or its end, or, while it is open here, a life until the
    * last close. Returns what to do when the change is committed. The caller holds the inode's lock.
    */
-  dropLink(inode: Inode, time: Timestamp, change: FullChange): (seq: number) => void {
+  dropLink(inode: Inode, name: Uint8Array, time: Timestamp, change: FullChange): (seq: number) => void {
     change.checks.push(unchanged(inode));
     // Its last name was removed while this waited for the lock: the name that was found is old, and the node says so.
     if (inode.stored.nlink === 0) return () => undefined;
     const attributes = withChange(inode.stored, time);
     attributes.nlink--;
+    attributes.nameSum = sumHashes(attributes.nameSum, hashText(name));
     if (attributes.nlink > 0) {
       change.puts.push(inodePut(inode.number, attributes));
       return (seq) => inode.committed(seq, attributes);
@@ -108,7 +110,13 @@ export class Entries {
       };
     }
     const key = orphanKey(this.#sessionId, inode.number);
-    change.puts.push(inodePut(inode.number, attributes), { key, link: inode.number, chunks: [], plaintext: new Uint8Array() });
+    change.puts.push(inodePut(inode.number, attributes), {
+      key,
+      fileId: inode.fileId,
+      link: inode.number,
+      chunks: [],
+      plaintext: new Uint8Array(),
+    });
     return (seq) => {
       inode.committed(seq, attributes);
       inode.isOrphan = true;
@@ -132,8 +140,13 @@ export class Entries {
 export type FullChange = Required<Pick<Change, "checks" | "puts" | "deletes" | "deletePrefixes" | "bumps">>;
 
 /** The put of a dentry. */
-export function dentryPut(key: Uint8Array, number: number, name: Name, type: number): PlainPut {
-  return { key, link: number, chunks: [], plaintext: encodeDentry(name, type) };
+export function dentryPut(dir: FileRef, key: Uint8Array, name: Name, file: FileRef & { readonly type: number }): PlainPut {
+  return { key, fileId: dir.fileId, link: file.number, chunks: [], plaintext: encodeDentry(name, file.type, file.fileId) };
+}
+
+/** What a folder knows of an entry that a delta with this number has made. */
+export function entryOf(file: FileRef & { readonly type: number }, version: number, hash: Uint8Array): FolderEntry {
+  return { number: file.number, fileId: file.fileId, type: file.type, version, cookie: cookieOf(hash) };
 }
 
 /** What a change of its entries does to a folder. */

@@ -1,4 +1,5 @@
 /** rename(2): one delta that moves, replaces or exchanges names, and keeps folders from ending up inside themselves. */
+import { sumHashes } from "../../crypto/file-id.ts";
 import type { Check } from "../../protocol/messages.ts";
 import { dentryKey, dentryPrefix, inodeKey, inodePrefix } from "../../protocol/record-keys.ts";
 import type { Inode } from "../inodes/inode.ts";
@@ -6,8 +7,8 @@ import { CONFLICTS_MAX, inodePut, unchanged } from "../inodes/inode-change.ts";
 import { now } from "../posix/clock.ts";
 import { FsError } from "../posix/errno.ts";
 import { type Name, RenameFlag } from "../posix/vfs.ts";
-import { cookieOf } from "../shard/shard.ts";
-import { bump, conflict, dentryPut, type Entries, emptyChange, type Found, type FullChange, withChange } from "./entries.ts";
+import { hashText } from "../shard/shard.ts";
+import { bump, conflict, dentryPut, type Entries, emptyChange, entryOf, type Found, type FullChange, withChange } from "./entries.ts";
 
 /** Folders between one and the root: a path has 4,096 bytes, so at most half as many. */
 const DEPTH_MAX = 2_048;
@@ -76,8 +77,10 @@ export class Renamer {
     change.checks.push(target === null ? { kind: "absent", key: newKey } : this.#entries.entryIs(to, newName, target.entry));
     const attributes = withChange(inode.stored, time);
     if (isFolder) attributes.parent = to.number;
-    change.deletes.push(this.#entries.dentryKey(from, name));
-    change.puts.push(dentryPut(newKey, inode.number, newName, inode.type), inodePut(inode.number, attributes));
+    const oldHash = this.#entries.namespace.shard.nameHash(from.number, name);
+    attributes.nameSum = sumHashes(sumHashes(attributes.nameSum, hashText(oldHash)), hashText(hash));
+    change.deletes.push(dentryKey(from.number, oldHash));
+    change.puts.push(dentryPut(to, newKey, newName, inode), inodePut(inode.number, attributes));
     const movedLinks = isFolder ? 1 : 0;
     const lostLinks = replaced?.isDirectory === true ? 1 : 0;
     const lostEntries = replaced === null ? 0 : 1;
@@ -89,7 +92,7 @@ export class Renamer {
     let dropped = (_seq: number): void => undefined;
     if (replaced !== null) {
       if (replaced.isDirectory) change.deletePrefixes.push(inodePrefix(replaced.number));
-      else dropped = this.#entries.dropLink(replaced, time, change);
+      else dropped = this.#entries.dropLink(replaced, hash, time, change);
     }
     const result = await this.#entries.namespace.shard.commit(change).finally(() => {
       if (replaced !== null) replaced.isVanishing = false;
@@ -102,7 +105,7 @@ export class Renamer {
     this.#entries.entriesChanged(from === to ? [from] : [from, to], result.counters);
     inode.committed(result.seq, attributes);
     from.folder.apply(name, null);
-    to.folder.apply(newName, { number: inode.number, type: inode.type, version: result.seq, cookie: cookieOf(hash) });
+    to.folder.apply(newName, entryOf(inode, result.seq, hash));
     dropped(result.seq);
     if (replaced?.isDirectory === true) replaced.isOrphan = true;
     return replaced;
@@ -122,13 +125,16 @@ export class Renamer {
     const oldHash = shard.nameHash(from.number, name);
     const newHash = shard.nameHash(to.number, newName);
     const [one, other] = [withChange(source.inode.stored, time), withChange(target.inode.stored, time)];
+    const moved = sumHashes(hashText(oldHash), hashText(newHash));
+    one.nameSum = sumHashes(one.nameSum, moved);
+    other.nameSum = sumHashes(other.nameSum, moved);
     if (source.inode.isDirectory) one.parent = to.number;
     if (target.inode.isDirectory) other.parent = from.number;
     change.checks.push(this.#entries.entryIs(from, name, source.entry), this.#entries.entryIs(to, newName, target.entry));
     change.checks.push(unchanged(source.inode), unchanged(target.inode));
     change.puts.push(
-      dentryPut(dentryKey(from.number, oldHash), target.inode.number, name, target.inode.type),
-      dentryPut(dentryKey(to.number, newHash), source.inode.number, newName, source.inode.type),
+      dentryPut(from, dentryKey(from.number, oldHash), name, target.inode),
+      dentryPut(to, dentryKey(to.number, newHash), newName, source.inode),
       inodePut(source.inode.number, one),
       inodePut(target.inode.number, other),
     );
@@ -140,9 +146,8 @@ export class Renamer {
     this.#entries.entriesChanged(from === to ? [from] : [from, to], result.counters);
     source.inode.committed(result.seq, one);
     target.inode.committed(result.seq, other);
-    const version = result.seq;
-    from.folder.apply(name, { number: target.inode.number, type: target.inode.type, version, cookie: cookieOf(oldHash) });
-    to.folder.apply(newName, { number: source.inode.number, type: source.inode.type, version, cookie: cookieOf(newHash) });
+    from.folder.apply(name, entryOf(target.inode, result.seq, oldHash));
+    to.folder.apply(newName, entryOf(source.inode, result.seq, newHash));
     return null;
   }
 

@@ -4,6 +4,7 @@
  * This folder is about names: calls of a volume come in (look up, create, rename, unlink, list); deltas go out to the shard.
  */
 
+import { newFileId, sumHashes } from "../../crypto/file-id.ts";
 import { dentryKey, dentryPrefix, inodeKey, inodePrefix } from "../../protocol/record-keys.ts";
 import type { Inode } from "../inodes/inode.ts";
 import { CONFLICTS_MAX, inodePut, unchanged } from "../inodes/inode-change.ts";
@@ -11,9 +12,9 @@ import type { Namespace } from "../inodes/namespace.ts";
 import { now } from "../posix/clock.ts";
 import { FsError } from "../posix/errno.ts";
 import type { Caller, Name } from "../posix/vfs.ts";
-import { FileType, type InodeAttributes } from "../records/inode-record.ts";
-import { cookieOf } from "../shard/shard.ts";
-import { bump, conflict, dentryPut, Entries, emptyChange, withChange } from "./entries.ts";
+import { FileType, type InodeAttributes, NO_REGIONS } from "../records/inode-record.ts";
+import { cookieOf, hashText } from "../shard/shard.ts";
+import { bump, conflict, dentryPut, Entries, emptyChange, entryOf, withChange } from "./entries.ts";
 import { Renamer } from "./rename.ts";
 
 /** Names that one file may have (ext4's LINK_MAX is 65,000; ours only bounds the counter). */
@@ -51,7 +52,10 @@ export class Tree {
     const isFolder = type === FileType.DIRECTORY;
     const inherits = (dir.mode & SET_GID) !== 0;
     const target = more.target ?? "";
+    const hash = shard.nameHash(dir.number, name);
+    const key = dentryKey(dir.number, hash);
     const attributes: InodeAttributes = {
+      fileId: newFileId(),
       mode: type | (mode & PERMISSIONS) | (inherits && isFolder ? SET_GID : 0),
       uid: caller.uid,
       gid: inherits ? dir.gid : caller.gid,
@@ -62,7 +66,9 @@ export class Tree {
       parent: isFolder ? dir.number : 0,
       generation: 0,
       mtimeBumps: 0,
-      hasXattrs: false,
+      nameSum: hashText(hash),
+      xattrSum: "",
+      regionGenerations: NO_REGIONS,
       atimeSec: time.sec,
       atimeNsec: time.nsec,
       mtimeSec: time.sec,
@@ -71,25 +77,29 @@ export class Tree {
       ctimeNsec: time.nsec,
       target,
     };
-    const hash = shard.nameHash(dir.number, name);
-    const key = dentryKey(dir.number, hash);
+    const { fileId } = attributes;
     const result = await shard.commit({
       checks: [
         { kind: "absent", key },
         { kind: "present", key: inodeKey(dir.number) },
+        { kind: "absent", key: inodeKey(number) },
       ],
-      puts: [dentryPut(key, number, name, type), inodePut(number, attributes)],
+      puts: [dentryPut(dir, key, name, { number, fileId, type }), inodePut(number, attributes)],
       bumps: [bump(dir, isFolder ? 1 : 0, 1, time)],
       leases: [number],
     });
     if (!result.ok) {
       dir.folder.forgetName(name);
+      if (result.failed.includes(2)) {
+        this.#namespace.forgetNumbers();
+        throw shard.mistrust(number, "the node has granted its number twice");
+      }
       if (!result.failed.includes(1)) throw new FsError("EEXIST");
       dir.distrust();
       throw new FsError("ENOENT");
     }
     this.#entries.entriesChanged([dir], result.counters);
-    dir.folder.apply(name, { number, type, version: result.seq, cookie: cookieOf(hash) });
+    dir.folder.apply(name, { number, fileId, type, version: result.seq, cookie: cookieOf(hash) });
     const leased = result.leased.length > 0;
     const counters = isFolder ? { links: 0, entries: 0, mtimeSec: 0, mtimeNsec: 0, bumps: 0 } : null;
     const inode = this.#namespace.adopt({ number, version: result.seq, attributes, counters, region0: null, leased });
@@ -118,15 +128,16 @@ export class Tree {
         const key = dentryKey(dir.number, hash);
         const attributes = withChange(inode.stored, time);
         attributes.nlink++;
+        attributes.nameSum = sumHashes(attributes.nameSum, hashText(hash));
         const result = await shard.commit({
           checks: [{ kind: "absent", key }, { kind: "present", key: inodeKey(dir.number) }, unchanged(inode)],
-          puts: [dentryPut(key, inode.number, name, inode.type), inodePut(inode.number, attributes)],
+          puts: [dentryPut(dir, key, name, inode), inodePut(inode.number, attributes)],
           bumps: [bump(dir, 0, 1, time)],
         });
         if (result.ok) {
           inode.committed(result.seq, attributes);
           this.#entries.entriesChanged([dir], result.counters);
-          dir.folder.apply(name, { number: inode.number, type: inode.type, version: result.seq, cookie: cookieOf(hash) });
+          dir.folder.apply(name, entryOf(inode, result.seq, hash));
           return;
         }
         dir.folder.forgetName(name);
@@ -147,9 +158,10 @@ export class Tree {
         const time = now();
         const change = emptyChange();
         change.checks.push(this.#entries.entryIs(dir, name, found.entry));
-        change.deletes.push(this.#entries.dentryKey(dir, name));
+        const hash = this.#namespace.shard.nameHash(dir.number, name);
+        change.deletes.push(dentryKey(dir.number, hash));
         change.bumps.push(bump(dir, 0, -1, time));
-        const drop = this.#entries.dropLink(found.inode, time, change);
+        const drop = this.#entries.dropLink(found.inode, hash, time, change);
         try {
           const result = await this.#namespace.shard.commit(change);
           if (!result.ok) return false;

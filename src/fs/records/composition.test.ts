@@ -45,8 +45,9 @@ test("a region record says the same about every byte after it was stored", () =>
   fc.assert(
     fc.property(fc.array(piece, { maxLength: 30 }), (pieces) => {
       const map = build(pieces);
-      const { plaintext, chunks } = encodeRegion(map);
-      const back = decodeRegion(plaintext);
+      const { plaintext, chunks } = encodeRegion(map, 2 ** 40 + 1);
+      const { map: back, generation } = decodeRegion(plaintext);
+      expect(generation).toBe(2 ** 40 + 1);
       expect(describe(back)).toEqual(describe(map));
       expect(inlineBytes(back)).toBe(inlineBytes(map));
       const used = new Set(map.extents.flatMap(({ source }) => (source.kind === "chunk" ? [source.key] : [])));
@@ -58,12 +59,12 @@ test("a region record says the same about every byte after it was stored", () =>
 test("a cut or changed record is refused or describes extents inside its region and chunks", () => {
   fc.assert(
     fc.property(fc.array(piece, { minLength: 1, maxLength: 8 }), fc.nat(), fc.nat(255), fc.nat(), (pieces, at, value, cut) => {
-      const { plaintext } = encodeRegion(build(pieces));
+      const { plaintext } = encodeRegion(build(pieces), 1);
       const changed = new Uint8Array(plaintext);
       changed[at % changed.length] = value;
       for (const bytes of [changed, plaintext.subarray(0, cut % plaintext.length)]) {
         try {
-          for (const { end, source, offset, start } of decodeRegion(bytes).extents) {
+          for (const { end, source, offset, start } of decodeRegion(bytes).map.extents) {
             expect(end).toBeLessThanOrEqual(REGION_BYTES);
             if (source.kind === "chunk") expect(offset + end - start).toBeLessThanOrEqual(source.ref.bytes);
           }

@@ -1,7 +1,7 @@
 /**
  * A file's content: where each byte of a region comes from, and the plaintext of the region record that says so.
  *
- *     version u8 = 1, reserved u8 x3, chunks u32, extents u32, inline bytes u32,
+ *     version u32 = 2, chunks u32, extents u32, inline bytes u32, generation f64,
  *     chunks x {id 32 bytes, epoch u32, plaintext bytes u32},
  *     extents x {start u32, length u32, chunk index u32 (0xffffffff: inline), offset u32},
  *     inline bytes
@@ -12,8 +12,8 @@ import { REGION_BYTES } from "../posix/offsets.ts";
 import { ExtentMap } from "./extent-map.ts";
 import { RecordFormatError } from "./inode-record.ts";
 
-const REGION_VERSION = 1;
-const REGION_HEADER_BYTES = 16;
+const REGION_VERSION = 2;
+const REGION_HEADER_BYTES = 24;
 const CHUNK_ENTRY_BYTES = CHUNK_ID_BYTES + 8;
 const EXTENT_ENTRY_BYTES = 16;
 const INLINE_INDEX = 0xffffffff;
@@ -48,8 +48,8 @@ export function inlineBytes(map: StoredMap): number {
   return sum;
 }
 
-/** Encodes a region; returns its plaintext and the ids of the chunks that it refers to. */
-export function encodeRegion(map: StoredMap): { plaintext: Uint8Array; chunks: Uint8Array[] } {
+/** Encodes a region that is written with this generation of its file; returns its plaintext and the ids of the chunks that it refers to. */
+export function encodeRegion(map: StoredMap, generation: number): { plaintext: Uint8Array; chunks: Uint8Array[] } {
   const indexes = new Map<string, number>();
   const refs: ChunkRef[] = [];
   for (const { source } of map.extents) {
@@ -67,6 +67,7 @@ export function encodeRegion(map: StoredMap): { plaintext: Uint8Array; chunks: U
   bytes.writeUInt32LE(refs.length, 4);
   bytes.writeUInt32LE(map.extents.length, 8);
   bytes.writeUInt32LE(inline, 12);
+  bytes.writeDoubleLE(generation, 16);
   refs.forEach((ref, i) => {
     const at = chunksAt + i * CHUNK_ENTRY_BYTES;
     bytes.set(ref.id, at);
@@ -93,7 +94,7 @@ export function encodeRegion(map: StoredMap): { plaintext: Uint8Array; chunks: U
 }
 
 /** Decodes what `encodeRegion` made; inline extents are views of `plaintext`. Throws RecordFormatError. */
-export function decodeRegion(plaintext: Uint8Array): StoredMap {
+export function decodeRegion(plaintext: Uint8Array): { map: StoredMap; generation: number } {
   const bytes = Buffer.from(plaintext.buffer, plaintext.byteOffset, plaintext.byteLength);
   if (bytes.length < REGION_HEADER_BYTES || bytes.readUInt32LE(0) !== REGION_VERSION)
     throw new RecordFormatError("region: unknown version");
@@ -126,5 +127,5 @@ export function decodeRegion(plaintext: Uint8Array): StoredMap {
     }
     map.set(start, start + length, source, offset);
   }
-  return map;
+  return { map, generation: bytes.readDoubleLE(16) };
 }

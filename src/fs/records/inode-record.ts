@@ -3,18 +3,32 @@
  *
  * The plaintext of inode and dentry records, before sealing. Little-endian, fixed layout; the record's key says which inode.
  *
- *     inode   version u8 = 1, flags u8, reserved u16, mode u32, uid u32, gid u32, rdev u32, nlink u32,
+ *     inode   version u8 = 2, flags u8, regions u16, mode u32, uid u32, gid u32, rdev u32, nlink u32,
  *             size u64, allocated u64, parent u64, generation f64, mtimeBumps f64,
- *             {atime, mtime, ctime}: seconds i64, nanoseconds u32 each; symlink target to the end
- *     dentry  version u8 = 1, type u8 (mode >> 12), name to the end
+ *             {atime, mtime, ctime}: seconds i64, nanoseconds u32 each;
+ *             sum of names 16, sum of extended attributes 16; regions x generation u48; symlink target to the end
+ *     dentry  version u8 = 2, type u8 (mode >> 12), file id 16, name to the end
+ *
+ * Attributes say how all else of the inode is: the sum of its names' hashes, the sum of its extended attributes, and the generation of each of its
+ * first regions. A record that is older than the attributes, or newer, is noticed by that.
  */
 
+import { FILE_ID_BYTES, type FileId } from "../../crypto/file-id.ts";
 import { toOffset } from "../posix/offsets.ts";
 import type { Name, Offset } from "../posix/vfs.ts";
 
-const RECORD_VERSION = 1;
-const INODE_FIXED_BYTES = 100;
+const RECORD_VERSION = 2;
+const SUM_BYTES = 16;
+const NAME_SUM_OFFSET = 100;
+const XATTR_SUM_OFFSET = NAME_SUM_OFFSET + SUM_BYTES;
+const INODE_FIXED_BYTES = XATTR_SUM_OFFSET + SUM_BYTES;
+const GENERATION_BYTES = 6;
 const FLAG_HAS_XATTRS = 1;
+const DENTRY_NAME_OFFSET = 2 + FILE_ID_BYTES;
+/** Regions whose generations attributes hold: of a file's first 16 GiB; 1.5 KiB of them at most. */
+export const REGIONS_TRACKED_MAX = 256;
+/** The sum of no names. */
+export const NO_NAMES = "\0".repeat(SUM_BYTES);
 
 /** File types (S_IFMT), stat(2). */
 export const FileType = {
@@ -30,6 +44,8 @@ export const FileType = {
 
 /** What an inode record holds. For a folder, nlink and times are completed by the node's counters. */
 export interface InodeAttributes {
+  /** What the inode is, whatever its number. Not in the plaintext: what is sealed is bound to it. */
+  fileId: FileId;
   mode: number;
   uid: number;
   gid: number;
@@ -45,7 +61,12 @@ export interface InodeAttributes {
   generation: number;
   /** For a folder: the counters' bump count when mtime was last set by hand; later bumps override it. */
   mtimeBumps: number;
-  hasXattrs: boolean;
+  /** XOR of the hashes (crypto/name-hash.ts, 16 bytes) of the names that lead here; the root: NO_NAMES. */
+  nameSum: string;
+  /** What its extended attributes come to (xattrs.ts, 16 bytes); "": it has none. */
+  xattrSum: string;
+  /** For each of the first REGIONS_TRACKED_MAX regions, the generation with which its record was written; 0, or beyond the end: there is none. */
+  regionGenerations: readonly number[];
   atimeSec: number;
   atimeNsec: number;
   mtimeSec: number;
@@ -63,10 +84,12 @@ export class RecordFormatError extends Error {
 
 /** Encodes an inode record's plaintext. */
 export function encodeInode(inode: InodeAttributes): Uint8Array {
-  const bytes = Buffer.allocUnsafe(INODE_FIXED_BYTES + inode.target.length);
+  const { regionGenerations, target } = inode;
+  const targetAt = INODE_FIXED_BYTES + regionGenerations.length * GENERATION_BYTES;
+  const bytes = Buffer.allocUnsafe(targetAt + target.length);
   bytes[0] = RECORD_VERSION;
-  bytes[1] = inode.hasXattrs ? FLAG_HAS_XATTRS : 0;
-  bytes.writeUInt16LE(0, 2);
+  bytes[1] = inode.xattrSum === "" ? 0 : FLAG_HAS_XATTRS;
+  bytes.writeUInt16LE(regionGenerations.length, 2);
   bytes.writeUInt32LE(inode.mode, 4);
   bytes.writeUInt32LE(inode.uid, 8);
   bytes.writeUInt32LE(inode.gid, 12);
@@ -80,19 +103,31 @@ export function encodeInode(inode: InodeAttributes): Uint8Array {
   writeTime(bytes, 64, inode.atimeSec, inode.atimeNsec);
   writeTime(bytes, 76, inode.mtimeSec, inode.mtimeNsec);
   writeTime(bytes, 88, inode.ctimeSec, inode.ctimeNsec);
-  if (inode.target !== "") bytes.write(inode.target, INODE_FIXED_BYTES, "latin1");
+  bytes.write(inode.nameSum, NAME_SUM_OFFSET, "latin1");
+  if (inode.xattrSum === "") bytes.fill(0, XATTR_SUM_OFFSET, INODE_FIXED_BYTES);
+  else bytes.write(inode.xattrSum, XATTR_SUM_OFFSET, "latin1");
+  for (const [i, generation] of regionGenerations.entries())
+    bytes.writeUIntLE(generation, INODE_FIXED_BYTES + i * GENERATION_BYTES, GENERATION_BYTES);
+  if (target !== "") bytes.write(target, targetAt, "latin1");
   return bytes;
 }
 
-/** Decodes what `encodeInode` made. Throws RecordFormatError. */
-export function decodeInode(plaintext: Uint8Array): InodeAttributes {
+/** Decodes what `encodeInode` made of the inode with this file id. Throws RecordFormatError. */
+export function decodeInode(plaintext: Uint8Array, fileId: FileId): InodeAttributes {
   if (plaintext.length < INODE_FIXED_BYTES || plaintext[0] !== RECORD_VERSION) {
     throw new RecordFormatError(`inode record: expected version ${RECORD_VERSION} and ${INODE_FIXED_BYTES} bytes or more`);
   }
   const isFixed = plaintext.length === INODE_FIXED_BYTES;
   fixed.set(isFixed ? plaintext : plaintext.subarray(0, INODE_FIXED_BYTES));
+  const hasXattrs = ((fixed[1] as number) & FLAG_HAS_XATTRS) !== 0;
+  const regions = (fixed[2] as number) | ((fixed[3] as number) << 8);
+  const targetAt = INODE_FIXED_BYTES + regions * GENERATION_BYTES;
+  if (regions > REGIONS_TRACKED_MAX || plaintext.length < targetAt) throw new RecordFormatError(`inode record: ${regions} regions`);
   return {
-    hasXattrs: ((fixed[1] as number) & FLAG_HAS_XATTRS) !== 0,
+    fileId,
+    nameSum: fixedText.toString("latin1", NAME_SUM_OFFSET, XATTR_SUM_OFFSET),
+    xattrSum: hasXattrs ? fixedText.toString("latin1", XATTR_SUM_OFFSET, INODE_FIXED_BYTES) : "",
+    regionGenerations: regions === 0 ? NO_REGIONS : decodeGenerations(asBuffer(plaintext), regions),
     mode: u32(4),
     uid: u32(8),
     gid: u32(12),
@@ -109,13 +144,14 @@ export function decodeInode(plaintext: Uint8Array): InodeAttributes {
     mtimeNsec: u32(84),
     ctimeSec: seconds(88),
     ctimeNsec: u32(96),
-    target: isFixed ? "" : asBuffer(plaintext).toString("latin1", INODE_FIXED_BYTES),
+    target: plaintext.length === targetAt ? "" : asBuffer(plaintext).toString("latin1", targetAt),
   };
 }
 
 // What is decoded is copied here first: typed arrays over one buffer are read fast from the start, where a Buffer's methods are calls until
 // they have been compiled. Little-endian, as all machines that run this.
-const fixed = new Uint8Array(104);
+const fixed = new Uint8Array(136);
+const fixedText = Buffer.from(fixed.buffer);
 const fixedWords = new Uint32Array(fixed.buffer);
 const fixedDoubles = new Float64Array(fixed.buffer);
 
@@ -132,19 +168,61 @@ function seconds(offset: number): number {
   return (u32(offset + 4) | 0) * 2 ** 32 + u32(offset);
 }
 
-/** Encodes a dentry record's plaintext; `type` is an S_IFMT value. */
-export function encodeDentry(name: Name, type: number): Uint8Array {
-  const bytes = Buffer.allocUnsafe(2 + name.length);
+/** Regions of an inode that has none stored. */
+export const NO_REGIONS: readonly number[] = [];
+
+function decodeGenerations(bytes: Buffer, count: number): number[] {
+  return Array.from({ length: count }, (_, i) => bytes.readUIntLE(INODE_FIXED_BYTES + i * GENERATION_BYTES, GENERATION_BYTES));
+}
+
+/** The generations when the records of these regions are written with `generation` (0: deleted). */
+export function withGenerations(before: readonly number[], regions: Iterable<number>, generation: number): readonly number[] {
+  const after = [...before];
+  for (const region of regions) {
+    if (region >= REGIONS_TRACKED_MAX) continue;
+    while (after.length <= region) after.push(0);
+    after[region] = generation;
+  }
+  return trimmed(after);
+}
+
+/** The generations when the records from region `end` on are deleted. */
+export function generationsBelow(before: readonly number[], end: number): readonly number[] {
+  return before.length <= end ? before : trimmed(before.slice(0, end));
+}
+
+function trimmed(generations: number[]): readonly number[] {
+  while (generations.length > 0 && generations.at(-1) === 0) generations.pop();
+  return generations.length === 0 ? NO_REGIONS : generations;
+}
+
+/** Whether a region's record, written with `generation` (0: there is none), belongs to these attributes. */
+export function regionFits(attributes: InodeAttributes, region: number, generation: number): boolean {
+  if (region >= REGIONS_TRACKED_MAX) return generation <= attributes.generation;
+  return (attributes.regionGenerations[region] ?? 0) === generation;
+}
+
+/** Encodes a dentry record's plaintext; `type` is an S_IFMT value, `fileId` what the name leads to. */
+export function encodeDentry(name: Name, type: number, fileId: FileId): Uint8Array {
+  const bytes = Buffer.allocUnsafe(DENTRY_NAME_OFFSET + name.length);
   bytes[0] = RECORD_VERSION;
   bytes[1] = type >>> 12;
-  bytes.write(name, 2, "latin1");
+  bytes.write(fileId, 2, "latin1");
+  bytes.write(name, DENTRY_NAME_OFFSET, "latin1");
   return bytes;
 }
 
 /** Decodes what `encodeDentry` made. Throws RecordFormatError. */
-export function decodeDentry(plaintext: Uint8Array): { name: Name; type: number } {
-  if (plaintext.length < 3 || plaintext[0] !== RECORD_VERSION) throw new RecordFormatError("dentry record: unknown version or no name");
-  return { type: (plaintext[1] as number) << 12, name: asBuffer(plaintext).toString("latin1", 2) };
+export function decodeDentry(plaintext: Uint8Array): { name: Name; type: number; fileId: FileId } {
+  if (plaintext.length <= DENTRY_NAME_OFFSET || plaintext[0] !== RECORD_VERSION) {
+    throw new RecordFormatError("dentry record: unknown version or no name");
+  }
+  const bytes = asBuffer(plaintext);
+  return {
+    type: (plaintext[1] as number) << 12,
+    fileId: bytes.toString("latin1", 2, DENTRY_NAME_OFFSET),
+    name: bytes.toString("latin1", DENTRY_NAME_OFFSET),
+  };
 }
 
 function asBuffer(bytes: Uint8Array): Buffer {

@@ -58,6 +58,10 @@ export class GuardedCalls implements NodeCalls {
     this.#calls.giveUp?.(namespace, ino);
   }
 
+  mistrust(what: string): void {
+    this.#calls.mistrust?.(what);
+  }
+
   isStaged(namespace: string, ino: number): boolean {
     return this.#calls.isStaged?.(namespace, ino) ?? false;
   }

@@ -21,6 +21,11 @@ export class InodeNumbers {
     return (this.#granting ?? Promise.resolve()).then(() => this.next());
   }
 
+  /** What was granted is not used any more. */
+  forget(): void {
+    this.#next = this.#end;
+  }
+
   async #grant(): Promise<void> {
     try {
       const { first, count } = await this.#grantRange(GRANT_COUNT);

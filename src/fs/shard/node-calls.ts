@@ -26,6 +26,8 @@ export interface NodeCalls {
   readonly outage: Outage;
   /** What was answered about an inode from a staged snapshot can't be read any more: from now on it is as the node has it. */
   giveUp?(namespace: string, ino: number): void;
+  /** The node has answered what can't be true: the connection is closed, and counted. */
+  mistrust?(what: string): void;
   /** Answers about the inode come from a staged snapshot on this machine: there is no round trip to save. */
   isStaged?(namespace: string, ino: number): boolean;
 }

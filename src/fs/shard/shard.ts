@@ -3,9 +3,11 @@
  *
  * This folder is the way to the node: inode numbers, names and plaintext come in; opened records, or an FsError, go out.
  */
+import type { FileId } from "../../crypto/file-id.ts";
+import { IntegrityError } from "../../crypto/integrity-error.ts";
 import { nameHash, xattrNameHash } from "../../crypto/name-hash.ts";
 import type { NamespaceKeys } from "../../crypto/namespace-keys.ts";
-import { openRecord, sealRecord } from "../../crypto/record-seal.ts";
+import { carriedFileId, openRecord, sealRecord } from "../../crypto/record-seal.ts";
 import { readU32 } from "../../protocol/big-endian.ts";
 import { NodeError } from "../../protocol/errors.ts";
 import type { AnswerOf, Bump, Check, Counters, Delta, InodeBundle, InodeWant, RequestOf, StoredRecord } from "../../protocol/messages.ts";
@@ -15,13 +17,15 @@ import { FsError } from "../posix/errno.ts";
 import type { Name } from "../posix/vfs.ts";
 import { decodeRegion, type StoredMap } from "../records/composition.ts";
 import { ExtentMap } from "../records/extent-map.ts";
-import { decodeDentry, decodeInode, type InodeAttributes } from "../records/inode-record.ts";
+import { decodeDentry, decodeInode, FileType, type InodeAttributes, RecordFormatError, regionFits } from "../records/inode-record.ts";
 import { type NodeCalls, toFsError } from "./node-calls.ts";
 import { RecallLog } from "./recall-log.ts";
 
 /** A record to write, not sealed yet. */
 export interface PlainPut {
   key: Uint8Array;
+  /** Of the inode that the key belongs to (of a dentry: the folder). */
+  fileId: FileId;
   link: number;
   chunks: Uint8Array[];
   plaintext: Uint8Array;
@@ -40,10 +44,17 @@ export interface Change {
 
 export type ChangeResult = { ok: true; seq: number; counters: Counters[]; leased: number[] } | { ok: false; failed: number[] };
 
-/** A region as stored: version of its record (0: there is none) and the map. */
+/** A region as stored: version of its record and generation with which it was written (0, both: there is none), and the map. */
 export interface StoredRegion {
   version: number;
+  generation: number;
   map: StoredMap;
+}
+
+/** An inode as it is asked for: its number alone could lead to another one. */
+export interface FileRef {
+  readonly number: number;
+  readonly fileId: FileId;
 }
 
 /** An inode as opened from an answer. */
@@ -56,9 +67,17 @@ export interface LoadedInode {
   leased: boolean;
 }
 
+/** Extended attributes of an inode; values as stored. */
+export interface Xattrs {
+  readonly found: ReadonlyMap<Name, Uint8Array>;
+  /** Record keys (hexadecimal) of those that can't be opened. */
+  readonly damaged: ReadonlySet<string>;
+}
+
 export interface LoadedDentry {
   name: Name;
   number: number;
+  fileId: FileId;
   type: number;
   version: number;
   /** Position in the folder's order: the first 52 bits of the name hash, moved above ".", ".." and the start. */
@@ -96,6 +115,8 @@ export class Shard {
   #nextId = 1;
   readonly #inFlight = new Set<number>();
   readonly #recalls = new RecallLog();
+  /** Told of each record that does not open. */
+  onDamage: ((number: number, what: string, error: Error) => void) | null = null;
   /** Sequence number of the newest delta that this client knows of, and of the newest known to survive power loss. */
   lastSeq = 0;
   durableSeq = 0;
@@ -128,7 +149,18 @@ export class Shard {
     return (await this.#call("inoGrant", { ns: this.name, count })).answer;
   }
 
-  /** The inode, or null when there is none. */
+  get rootFileId(): FileId {
+    return this.#keys.rootFileId;
+  }
+
+  /** The node has answered what can't be true: it is not to be believed any more. Returns the error for who asked. */
+  mistrust(number: number, what: string): FsError {
+    const message = `inode ${number} of ${this.name}: ${what}`;
+    this.#calls.mistrust?.(message);
+    return new FsError("EIO", message);
+  }
+
+  /** The inode, whichever it is, or null when there is none. */
   async inode(number: number, want: InodeWant): Promise<LoadedInode | null> {
     const askedAt = this.#recalls.now;
     const { answer } = await this.#call("inode", { ns: this.name, ino: number, want });
@@ -136,7 +168,8 @@ export class Shard {
   }
 
   /** A name and what it leads to, in one round trip. */
-  async lookup(parent: number, name: Name, want: InodeWant): Promise<{ entry: LoadedEntry | null; parentLeased: boolean }> {
+  async lookup(dir: FileRef, name: Name, want: InodeWant): Promise<{ entry: LoadedEntry | null; parentLeased: boolean }> {
+    const parent = dir.number;
     const hash = this.nameHash(parent, name);
     const key = dentryKey(parent, hash);
     const askedAt = this.#recalls.now;
@@ -144,64 +177,68 @@ export class Shard {
     const { dentry, inode } = answer;
     const parentLeased = answer.parentLeased && this.#recalls.allows(parent, askedAt);
     if (dentry === null) return { entry: null, parentLeased };
-    return { entry: { dentry: this.#openDentry(parent, hash, dentry), inode: inode && this.#openInode(inode, askedAt) }, parentLeased };
+    return { entry: this.#openEntry(dir, hash, dentry, inode, askedAt), parentLeased };
   }
 
   /** Entries of a folder after a hash, in hash order. */
   async list(
-    dir: number,
+    dir: FileRef,
     after: Uint8Array,
     options: { limit: number; inodes: boolean; want: InodeWant },
   ): Promise<{ entries: LoadedEntry[]; lastHash: Uint8Array; more: boolean; counters: Counters; dirLeased: boolean }> {
     const askedAt = this.#recalls.now;
-    const { answer } = await this.#call("list", { ns: this.name, dir, after, ...options, leaseDir: options.want.lease });
-    const entries = answer.entries.map(({ hash, dentry, inode }) => ({
-      dentry: this.#openDentry(dir, hash, dentry),
-      inode: inode && this.#openInode(inode, askedAt),
-    }));
-    const dirLeased = answer.dirLeased && this.#recalls.allows(dir, askedAt);
+    const { answer } = await this.#call("list", { ns: this.name, dir: dir.number, after, ...options, leaseDir: options.want.lease });
+    const entries = answer.entries.map(({ hash, dentry, inode }) => this.#openEntry(dir, hash, dentry, inode, askedAt));
+    const dirLeased = answer.dirLeased && this.#recalls.allows(dir.number, askedAt);
     const lastHash = answer.entries.at(-1)?.hash ?? after;
     return { entries, lastHash, more: answer.more, counters: answer.counters, dirLeased };
   }
 
   /** The stored regions with these numbers, in order. */
-  async regions(number: number, regions: readonly number[]): Promise<StoredRegion[]> {
-    const keys = regions.map((region) => regionKey(number, region));
+  async regions(file: FileRef, regions: readonly number[]): Promise<StoredRegion[]> {
+    const keys = regions.map((region) => regionKey(file.number, region));
     const { answer } = await this.#call("get", { ns: this.name, keys });
-    return keys.map((key, i) => this.#openRegion(key, answer.records[i] ?? null));
+    return keys.map((key, i) => this.#openRegion(file, key, answer.records[i] ?? null));
   }
 
-  /** Region 0 of each of these inodes, in order. */
-  async firstRegions(numbers: readonly number[]): Promise<StoredRegion[]> {
-    const keys = numbers.map((number) => regionKey(number, 0));
+  /** Region 0 of each of these inodes, in order; null where it can't be opened. */
+  async firstRegions(files: readonly FileRef[]): Promise<(StoredRegion | null)[]> {
+    const keys = files.map(({ number }) => regionKey(number, 0));
     const { answer } = await this.#call("get", { ns: this.name, keys });
-    return keys.map((key, i) => this.#openRegion(key, answer.records[i] ?? null));
+    return files.map((file, i) => this.#openRegionOrNull(file, keys[i] as Uint8Array, answer.records[i] ?? null));
   }
 
   /** Up to `limit` stored regions with numbers of `from` or more, in order. */
-  async regionsFrom(number: number, from: number, limit: number): Promise<{ found: { region: number; map: StoredMap }[]; more: boolean }> {
-    const to = prefixEnd(regionPrefix(number)) ?? new Uint8Array();
-    const { answer } = await this.#call("range", { ns: this.name, from: regionKey(number, from), to, limit });
-    const found = answer.records.map(({ key, record }) => ({ region: regionOfKey(key), map: this.#openRegion(key, record).map }));
+  async regionsFrom(file: FileRef, from: number, limit: number): Promise<{ found: (StoredRegion & { region: number })[]; more: boolean }> {
+    const to = prefixEnd(regionPrefix(file.number)) ?? new Uint8Array();
+    const { answer } = await this.#call("range", { ns: this.name, from: regionKey(file.number, from), to, limit });
+    const found = answer.records.map(({ key, record }) => ({ region: regionOfKey(key), ...this.#openRegion(file, key, record) }));
     return { found, more: answer.more };
   }
 
-  /** All extended attributes of an inode; values as stored. */
-  async xattrs(number: number): Promise<Map<Name, Uint8Array>> {
-    const prefix = xattrPrefix(number);
+  /** All extended attributes of an inode. */
+  async xattrs(file: FileRef): Promise<Xattrs> {
+    const prefix = xattrPrefix(file.number);
     const to = prefixEnd(prefix) ?? new Uint8Array();
     const found = new Map<Name, Uint8Array>();
+    const damaged = new Set<string>();
     for (let from = prefix, more = true; more; ) {
       const { answer } = await this.#call("range", { ns: this.name, from, to, limit: XATTRS_PER_ANSWER });
       for (const { key, record } of answer.records) {
-        const plaintext = Buffer.from(openRecord(this.#keys, key, record.link, record.value));
-        const nameLength = plaintext[0] ?? 0;
-        found.set(plaintext.toString("latin1", 1, 1 + nameLength), new Uint8Array(plaintext.subarray(1 + nameLength)));
         from = Buffer.concat([key, new Uint8Array(1)]);
+        try {
+          const plaintext = Buffer.from(openRecord(this.#keys, key, record.link, file.fileId, record.value));
+          const nameLength = plaintext[0] ?? 0;
+          found.set(plaintext.toString("latin1", 1, 1 + nameLength), new Uint8Array(plaintext.subarray(1 + nameLength)));
+        } catch (error) {
+          if (!(error instanceof IntegrityError)) throw error;
+          damaged.add(Buffer.from(key).toString("hex"));
+          this.onDamage?.(file.number, "an extended attribute", error);
+        }
       }
       more = answer.more && answer.records.length > 0;
     }
-    return found;
+    return { found, damaged };
   }
 
   async statfs(): Promise<{ totalBytes: number; freeBytes: number; inodes: number }> {
@@ -225,11 +262,11 @@ export class Shard {
     this.#inFlight.add(id);
     // A Set keeps the order of insertion: its first element is the oldest delta without an answer.
     const answeredBelow = this.#inFlight.values().next().value ?? id;
-    const puts = (change.puts ?? []).map(({ key, link, chunks, plaintext }) => ({
+    const puts = (change.puts ?? []).map(({ key, link, chunks, fileId, plaintext }) => ({
       key,
       link,
       chunks,
-      value: sealRecord(this.#keys, key, link, plaintext),
+      value: sealRecord(this.#keys, key, link, fileId, plaintext),
     }));
     const delta = {
       id,
@@ -274,27 +311,80 @@ export class Shard {
     }
   }
 
+  /** null: there is none. @throws FsError EIO when it is damaged */
   #openInode(bundle: InodeBundle, askedAt: number): LoadedInode | null {
     const { ino, attr, counters, region0 } = bundle;
     if (attr === null) return null;
     const leased = bundle.leased && this.#recalls.allows(ino, askedAt);
-    return {
-      number: ino,
-      version: attr.version,
-      attributes: decodeInode(openRecord(this.#keys, inodeKey(ino), attr.link, attr.value)),
-      counters,
-      region0: region0 && this.#openRegion(regionKey(ino, 0), region0),
-      leased,
-    };
+    const attributes = this.#opened(ino, "its attributes", () => this.#openAttributes(ino, attr));
+    const file = { number: ino, fileId: attributes.fileId };
+    const first = region0 && this.#openRegionOrNull(file, regionKey(ino, 0), region0);
+    // Both are of one moment.
+    if (first !== null && !regionFits(attributes, 0, first.generation))
+      throw this.mistrust(ino, "its first extents are of another time than its attributes");
+    return { number: ino, version: attr.version, attributes, counters, region0: first, leased };
   }
 
-  #openDentry(parent: number, hash: Uint8Array, record: StoredRecord): LoadedDentry {
-    const { name, type } = decodeDentry(openRecord(this.#keys, dentryKey(parent, hash), record.link, record.value));
-    return { name, type, number: record.link, version: record.version, cookie: cookieOf(hash) };
+  #openAttributes(ino: number, attr: StoredRecord): InodeAttributes {
+    const fileId = carriedFileId(attr.value);
+    return decodeInode(openRecord(this.#keys, inodeKey(ino), attr.link, fileId, attr.value), fileId);
   }
 
-  #openRegion(key: Uint8Array, record: StoredRecord | null): StoredRegion {
-    if (record === null) return { version: 0, map: new ExtentMap() };
-    return { version: record.version, map: decodeRegion(openRecord(this.#keys, key, record.link, record.value)) };
+  #openEntry(dir: FileRef, hash: Uint8Array, record: StoredRecord, bundle: InodeBundle | null, askedAt: number): LoadedEntry {
+    const { number: parent } = dir;
+    const dentry = this.#opened(parent, "an entry of it", () => this.#openDentry(dir, hash, record));
+    const inode = bundle && this.#openInode(bundle, askedAt);
+    if (inode !== null && inode.attributes.fileId !== dentry.fileId)
+      throw this.mistrust(record.link, "not the file that its name was given to");
+    if (inode !== null && !this.#isNamedBy(inode, dentry, hash))
+      throw this.mistrust(record.link, `not what it is called in folder ${parent}`);
+    return { dentry, inode };
   }
+
+  /** Whether an inode says of itself what an entry says of it. Both are of one moment, unless one is of a snapshot. */
+  #isNamedBy({ number, attributes }: LoadedInode, dentry: LoadedDentry, hash: Uint8Array): boolean {
+    if ((attributes.mode & FileType.MASK) !== dentry.type) return false;
+    if (attributes.nlink !== 1 || this.#calls.isStaged?.(this.name, number) === true) return true;
+    return attributes.nameSum === hashText(hash);
+  }
+
+  #openDentry(dir: FileRef, hash: Uint8Array, record: StoredRecord): LoadedDentry {
+    const key = dentryKey(dir.number, hash);
+    const { name, type, fileId } = decodeDentry(openRecord(this.#keys, key, record.link, dir.fileId, record.value));
+    return { name, type, fileId, number: record.link, version: record.version, cookie: cookieOf(hash) };
+  }
+
+  #openRegion(file: FileRef, key: Uint8Array, record: StoredRecord | null): StoredRegion {
+    if (record === null) return { version: 0, generation: 0, map: new ExtentMap() };
+    const opened = this.#opened(file.number, `its extents from region ${regionOfKey(key)}`, () =>
+      decodeRegion(openRecord(this.#keys, key, record.link, file.fileId, record.value)),
+    );
+    return { version: record.version, ...opened };
+  }
+
+  /** null: it can't be opened; who needs it asks for it alone, and is told. */
+  #openRegionOrNull(file: FileRef, key: Uint8Array, record: StoredRecord | null): StoredRegion | null {
+    try {
+      return this.#openRegion(file, key, record);
+    } catch (error) {
+      if (error instanceof FsError) return null;
+      throw error;
+    }
+  }
+
+  /** What `open` returns; a record that does not open is said in the log. @throws FsError EIO */
+  #opened<T>(number: number, what: string, open: () => T): T {
+    try {
+      return open();
+    } catch (error) {
+      if (!(error instanceof IntegrityError || error instanceof RecordFormatError)) throw error;
+      this.onDamage?.(number, what, error);
+      throw new FsError("EIO", `inode ${number} of ${this.name}: ${what}: ${error.message}`, { cause: error });
+    }
+  }
+}
+
+/** A name hash as it is summed up in attributes. */
+export function hashText(hash: Uint8Array): string {
+  return Buffer.from(hash.buffer, hash.byteOffset, hash.byteLength).toString("latin1");
 }
