@@ -5,7 +5,7 @@ import { BLOCK_BYTES } from "../protocol/limits.ts";
 import type { Client } from "./open-client.ts";
 
 export function controlledCaches(client: Client): ControlledCaches {
-  const { arena, disk, policy, pool, settings, staging, store, lifecycle } = client;
+  const { arena, disk, node, policy, pool, settings, staging, store, lifecycle } = client;
   const stats: StatsSource = {
     reads: store.reads,
     latency: store.reads.latency,
@@ -17,6 +17,7 @@ export function controlledCaches(client: Client): ControlledCaches {
     policy: () => ({ ...policy }),
     datasets: () => staging?.datasets() ?? [],
     wipes: lifecycle.wipes,
+    node: () => ({ lies: node.lies }),
   };
   return {
     mode: settings.cacheMode,

@@ -7,12 +7,18 @@
  * between.
  */
 import { Database, type Statement } from "bun:sqlite";
+import { dirname } from "node:path";
 import { NodeError } from "../protocol/errors.ts";
 import { KEY_EPOCHS_MAX } from "../protocol/limits.ts";
 import { closeDatabase } from "./engines/sqlite-database.ts";
 import { toNodeError } from "./engines/sqlite-errors.ts";
 import { overwriteFile } from "./overwrite-file.ts";
 
+/**
+ * Of everything in the data folder, as user_version of node.db. 1 (no user_version): records and chunks without file ids. 2: the present one. A
+ * format that this program does not read is refused before anything is changed.
+ */
+const FORMAT_VERSION = 2;
 const SCHEMA = `
 CREATE TABLE IF NOT EXISTS sessions(session BLOB PRIMARY KEY, tenant TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS keys(tenant TEXT NOT NULL, epoch INTEGER NOT NULL, wrapped BLOB NOT NULL, PRIMARY KEY(tenant, epoch)) WITHOUT ROWID;
@@ -22,6 +28,20 @@ CREATE TABLE IF NOT EXISTS shredded(tenant TEXT PRIMARY KEY, overwritten INTEGER
 export interface StoredSession {
   session: Uint8Array;
   tenant: string;
+}
+
+/** @throws Error when the folder's data has another format */
+function requireFormat(db: Database, path: string): void {
+  using tables = db.prepare<{ count: number }, []>("SELECT count(*) AS count FROM sqlite_master");
+  if ((tables.get()?.count ?? 0) === 0) return;
+  using userVersion = db.prepare<{ user_version: number }, []>("PRAGMA user_version");
+  const version = Math.max(1, userVersion.get()?.user_version ?? 0);
+  if (version === FORMAT_VERSION) return;
+  const remedy =
+    version < FORMAT_VERSION
+      ? "mount it with the kiseki that wrote it, and copy the files into a new data folder of this one"
+      : "use a newer kiseki";
+  throw new Error(`${dirname(path)}: its data has format ${version}, and this kiseki reads format ${FORMAT_VERSION}: ${remedy}`);
 }
 
 export class NodeDatabase {
@@ -45,7 +65,9 @@ export class NodeDatabase {
       // What is deleted is overwritten with zeros, and VACUUM's copy never touches a disk.
       db.run("PRAGMA secure_delete=ON");
       db.run("PRAGMA temp_store=MEMORY");
+      requireFormat(db, path);
       db.run(SCHEMA);
+      db.run(`PRAGMA user_version=${FORMAT_VERSION}`);
       // The lock is taken by the first write.
       db.run("BEGIN IMMEDIATE");
       db.run("COMMIT");

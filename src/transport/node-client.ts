@@ -5,6 +5,7 @@
  * A request costs one encode and a place in a map; the sockets' writes of one turn are joined below (tcp-tls-connection.ts), and
  * deadlines are looked at by one timer for all requests (pending-requests.ts).
  */
+import { answerProblem, inodeAskedFor } from "../protocol/answer-checks.ts";
 import { decodeAnswer, decodeError, decodeRequest, encodeAnswerFrame, encodeErrorFrame, encodeRequestFrame } from "../protocol/codec.ts";
 import { NodeError, ProtocolError, TransportError } from "../protocol/errors.ts";
 import type { BodyTarget, Frame } from "../protocol/frame.ts";
@@ -46,6 +47,8 @@ export class NodeClient {
   #nextAddr = 0;
   #leaseValidUntilMs = 0;
 
+  /** Answers that could not be true. */
+  lies = 0;
   readonly #requests = new PendingRequests((pending) => this.#expire(pending));
   #heartbeat: Heartbeat | null = null;
   #retryTimer: ReturnType<typeof setTimeout> | null = null;
@@ -118,6 +121,7 @@ export class NodeClient {
       const pending: Pending = {
         id,
         op,
+        request,
         parts: encodeRequestFrame(op, id, request, body), // what it throws rejects this Promise
         own: false,
         hasBody: body !== undefined,
@@ -210,7 +214,7 @@ export class NodeClient {
       const deadlineMs = performance.now() + timeoutMs;
       const parts = encodeRequestFrame(op, id, {});
       const never = { own: true, hasBody: false, bodyInto: undefined, signal: undefined, onAbort: undefined, sentAtMs: 0, sentEndBytes: 0 };
-      this.#send({ id, op, parts, timeoutMs, deadlineMs, resolve: () => resolve(), reject, ...never });
+      this.#send({ id, op, request: {}, parts, timeoutMs, deadlineMs, resolve: () => resolve(), reject, ...never });
     });
   }
 
@@ -276,7 +280,9 @@ export class NodeClient {
       this.#attempt = 0;
       this.#requests.settle(pending);
       try {
-        pending.resolve({ answer: decodeAnswer(pending.op, frame.header), body: frame.body });
+        const answer = decodeAnswer(pending.op, frame.header);
+        this.#requireTrue(pending, answer);
+        pending.resolve({ answer, body: frame.body });
       } catch (error) {
         pending.reject(error as Error);
         throw error;
@@ -284,6 +290,30 @@ export class NodeClient {
     }
     if (this.#requests.waitingCount > 0) this.#sendWaiting();
     if (this.#leaving && this.#requests.sentCount === 0) link.connection.close("the node is going away");
+  }
+
+  /** @throws TransportError "untrue", which closes the connection: one that answers something else than was asked is not to be believed */
+  #requireTrue({ op, request }: Pending, answer: AnswerOf<OpName>): void {
+    const problem = answerProblem(op, request, answer);
+    if (problem === null) return;
+    const ino = inodeAskedFor(op, request);
+    this.#countLie(ino === null ? `${op}: ${problem}` : `${op} of inode ${ino}: ${problem}`);
+    throw new TransportError("untrue", `${op}: the storage node answered what was not asked: ${problem}`);
+  }
+
+  /** What the node has answered can't be true, as whoever opened it has found: its connection is closed, and the answer counted. */
+  mistrust(what: string): void {
+    this.#countLie(what);
+    this.#link?.connection.destroy(`the node answered what can't be true: ${what}`);
+  }
+
+  #countLie(what: string): void {
+    this.lies++;
+    const addr = this.#link?.addr;
+    this.#logger?.warn(
+      { addr },
+      `the storage node answered what can't be true, and nothing of it is used: ${what}; its connection is closed`,
+    );
   }
 
   /** For good: what is asked now fails, and so does all that is asked later. */

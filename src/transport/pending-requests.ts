@@ -3,7 +3,7 @@
  * which one timer looks at.
  */
 import type { BodySink } from "../protocol/frame.ts";
-import type { OpName } from "../protocol/messages.ts";
+import type { OpName, RequestOf } from "../protocol/messages.ts";
 import type { CallResult } from "./node-client-options.ts";
 import { HELLO_REQUEST_ID } from "./node-link.ts";
 
@@ -13,6 +13,8 @@ const DEADLINE_SWEEP_MS = 20;
 export interface Pending {
   readonly id: number;
   readonly op: OpName;
+  /** What the answer is held against. */
+  readonly request: RequestOf<OpName>;
   readonly parts: Uint8Array[];
   /** The client's own ping or bye: it does not outlive the link. */
   readonly own: boolean;

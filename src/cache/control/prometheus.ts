@@ -93,6 +93,9 @@ export function prometheusText(stats: CacheStats): Promise<string> {
     page.counter("kiseki_cache_faults_total", "Faults of the disk cache; what was asked for came from a node.", by("kind", l2.faults));
     page.gauge("kiseki_cache_disk_in_use", "0: given up for this session after faults.", [[{}, l2.outOfUse === null ? 1 : 0]]);
   }
+  page.counter("kiseki_node_lies_total", "Answers of a storage node that could not be true; nothing of them was used.", [
+    [{}, stats.node.lies],
+  ]);
   page.counter("kiseki_cache_wipes_total", "Times that everything was wiped.", by("reason", stats.wipes));
 
   const sum = (state: string, of: (dataset: CacheStats["datasets"][number]) => number): Sample => [

@@ -76,6 +76,7 @@ function stats(staging: Staging): CacheStats {
       }),
       policy: () => ({ mode: "pinned" }),
       datasets: () => staging.staged,
+      node: () => ({ lies: 3 }),
       wipes: { request: 1 },
     },
   );

@@ -63,6 +63,10 @@ export const cacheStatsSchema = z.object({
   datasets: z.array(stagedDatasetSchema),
   /** By reason: "request", "disconnect", "key_revoked". */
   wipes: z.record(z.string(), count),
+  node: z.object({
+    /** Answers that could not be true: something else than was asked, or records that don't belong together. */
+    lies: count,
+  }),
 });
 export type CacheStats = z.infer<typeof cacheStatsSchema>;
 
@@ -87,6 +91,7 @@ export interface StatsSource {
   policy(): Readonly<Record<string, unknown>>;
   datasets(): readonly StagedDataset[];
   readonly wipes: Readonly<Record<string, number>>;
+  node(): Readonly<CacheStats["node"]>;
 }
 
 /** Who is asked. */
@@ -104,5 +109,6 @@ export function collectStats(identity: StatsIdentity, source: StatsSource): Cach
     l2: source.l2(),
     datasets: [...source.datasets()],
     wipes: { ...source.wipes },
+    node: source.node(),
   };
 }
