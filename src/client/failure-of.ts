@@ -27,6 +27,8 @@ function transportFailure(error: TransportError): Failure {
     case "closed":
     case "aborted":
       return { exitStatus: ExitStatus.unreachable, message: `${said}; is the storage node running, and is --data-addr right?` };
+    case "refused":
+      return { exitStatus: ExitStatus.failure, message: said };
     case "untrue":
       return { exitStatus: ExitStatus.failure, message: `${said}; do not use this storage node before its operator has looked into it` };
     case "tls":

@@ -8,6 +8,7 @@ import { ChunkIndex } from "../cache/index/chunk-index.ts";
 import { Lifecycle } from "../cache/lifecycle/lifecycle.ts";
 import { BlockArena } from "../cache/memory/block-arena.ts";
 import { applyPolicy, type CacheSettings, openPolicy, rememberPolicy } from "../cache/policy.ts";
+import { readKnownStore } from "../cache/pool/known-store.ts";
 import type { Pool } from "../cache/pool/pool.ts";
 import { destroyWrappedKeys, readWrappedKeys, storeWrappedKeys } from "../cache/pool/wrapped-keys.ts";
 import { formatAddress } from "../config/address.ts";
@@ -17,6 +18,7 @@ import { ContentStore } from "../fs/content/content-store.ts";
 import { guardedTransfer } from "../fs/shard/guarded-calls.ts";
 import { NodeError, TransportError } from "../protocol/errors.ts";
 import { SESSION_ID_BYTES } from "../protocol/limits.ts";
+import type { AnswerOf } from "../protocol/messages.ts";
 import type { EffectivePolicy } from "../protocol/policy.ts";
 import type { AnyCalls } from "../staging/any-calls.ts";
 import { StagingArea, type StagingHooks } from "../staging/staging-area.ts";
@@ -25,7 +27,9 @@ import { NodeClient } from "../transport/node-client.ts";
 import type { NodeClientOptions } from "../transport/node-client-options.ts";
 import { VERSION } from "../version.ts";
 import type { MountJob } from "./mount-job.ts";
+import { requireOneStore } from "./one-store.ts";
 import { adoptedPoolPath, closePool, destroyPool, openPool, type PoolUser } from "./open-pool.ts";
+import { rememberStore } from "./remember-store.ts";
 
 /** A request that no node has answered by then fails with EIO: long enough for a node's restart, short enough not to hang a job. */
 const REQUEST_TIMEOUT_MS = 30_000;
@@ -37,6 +41,7 @@ export type ClientJob = Pick<MountJob, "credentials" | "log"> & { readonly confi
 export interface ClientHooks {
   readonly onRecall: NonNullable<NodeClientOptions["onRecall"]>;
   readonly onState: NonNullable<NodeClientOptions["onState"]>;
+  readonly onTailLost?: NonNullable<NodeClientOptions["onTailLost"]>;
   readonly staging: StagingHooks;
 }
 
@@ -79,7 +84,9 @@ export async function openClient(job: ClientJob, user: PoolUser, hooks: ClientHo
     connectTimeoutMs: CONNECT_TIMEOUT_MS,
   };
   let lifecycle: Lifecycle | null = null;
-  const node = new NodeClient({ ...link, role: "meta", logger: log, ...hooks, onRevoked: () => lifecycle?.revoke() });
+  const adopted = adoptedPoolPath(job);
+  const knownStore = adopted === null ? null : readKnownStore(adopted);
+  const node = new NodeClient({ ...link, role: "meta", logger: log, ...hooks, knownStore, onRevoked: () => lifecycle?.revoke() });
   const cleanups: (() => Promise<void> | void)[] = [() => node.close()];
   const close = async (): Promise<void> => {
     const failures: unknown[] = [];
@@ -94,23 +101,26 @@ export async function openClient(job: ClientJob, user: PoolUser, hooks: ClientHo
     if (failures.length > 0) throw failures[0];
   };
   try {
-    const adopted = adoptedPoolPath(job);
-    await connect(node, adopted, log).catch(async (error) => {
+    const hello = await connect(node, adopted, log).catch(async (error) => {
       if (error instanceof NodeError && error.code === "key_revoked") await destroyPool(job);
       throw error;
     });
+    if (hello !== null) await requireOneStore(link, hello);
     const opened = await openPolicy(node, config, adopted, log);
     const settings = applyPolicy(opened, config, log);
     const pool = await openPool({ ...job, policy: opened.policy, settings }, user);
     if (pool !== null) cleanups.push(() => closePool(pool, log));
-    if (pool !== null) rememberPolicy(pool.path, opened, log);
+    if (pool !== null) {
+      rememberPolicy(pool.path, opened, log);
+      cleanups.push(rememberStore(pool.path, () => node.knownStore, log));
+    }
     const keys = await openKeys(node, credentials.kek, pool);
     cleanups.push(() => keys.wipe());
     const arena = new BlockArena(config.cacheL1MaxBytes);
     const transfer = new TransferPool({
       arena: arena.memory,
       workers: defaultWorkerCount(),
-      node: link,
+      node: { ...link, knownStore: node.knownStore },
       keys: keys.export(),
       onWarning: (message) => log.warn(message),
     });
@@ -162,14 +172,15 @@ export async function openClient(job: ClientJob, user: PoolUser, hooks: ClientHo
 }
 
 /** A mount that takes a pool over may begin without a node: what is staged needs none, and the rest waits for one. */
-async function connect(node: NodeClient, adopted: string | null, log: ClientJob["log"]): Promise<void> {
+async function connect(node: NodeClient, adopted: string | null, log: ClientJob["log"]): Promise<AnswerOf<"hello"> | null> {
   try {
-    await node.connect();
+    return await node.connect();
   } catch (error) {
     const isAway = error instanceof TransportError && (error.kind === "unreachable" || error.kind === "timeout");
     if (!isAway || adopted === null || readWrappedKeys(adopted) === null) throw error;
     log.warn({ err: error }, "no storage node can be reached: the mount begins with what is in its pool");
     node.connectLater();
+    return null;
   }
 }
 

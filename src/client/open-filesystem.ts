@@ -47,6 +47,15 @@ export async function openFilesystem(job: MountJob): Promise<OpenedFilesystem> {
       if (state === "connected") for (const volume of volumes.values()) volume.namespace.distrustAll();
       job.log.info({ state }, "node connection");
     },
+    onTailLost: (namespaces) => {
+      for (const { name, recoveredSeq } of namespaces) {
+        job.log.warn(
+          { namespace: name },
+          "the storage node has lost changes that it had not promised to keep, as by a power failure: what is cached is asked for again",
+        );
+        volumes.get(name)?.namespace.tailLost(recoveredSeq);
+      }
+    },
     staging: {
       onChange: (ns, inos) => volumes.get(ns)?.namespace.stateChanged(inos),
       newestKnown: (ns, ino) => newestKnown(volumes.get(ns), ino),

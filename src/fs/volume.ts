@@ -215,6 +215,9 @@ export class Volume {
 
   async fsync(inode: Inode): Promise<void> {
     await this.#writer.writeOut(this.namespace, inode, true);
+    if (!inode.isWriteLost) return;
+    inode.isWriteLost = false;
+    throw new FsError("EIO", `inode ${inode.ino}: the storage node has lost what was written before, as by a power failure`);
   }
 
   /** Every change that was committed survives power loss. */

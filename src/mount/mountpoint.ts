@@ -84,6 +84,8 @@ async function clearStaleMount(path: string): Promise<void> {
     try {
       await detach(place);
     } catch (cause) {
+      // A scrubber that clears it away, too, may have been faster.
+      if ((await statError(path)) !== "ENOTCONN") return;
       throw new MountError("already-mounted", `${place}: a stale mount is in the way: unmount it (umount -l ${place})`, { cause });
     }
   }

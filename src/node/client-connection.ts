@@ -1,7 +1,7 @@
 /** One client's connection: who it is, and what each operation does. */
 import { NodeError } from "../protocol/errors.ts";
 import { ANSWER_TARGET_BYTES, FRAME_HEADER_MAX_BYTES, LEASE_MS } from "../protocol/limits.ts";
-import { type InodeBundle, type InodeWant, PROTOCOL_VERSION, type RequestOf } from "../protocol/messages.ts";
+import { type InodeBundle, type InodeWant, PROTOCOL_VERSION, type RequestOf, type StoreState } from "../protocol/messages.ts";
 import { inodeOfKey } from "../protocol/record-keys.ts";
 import type { ClientOpName, FrameHandler, FrameSession, HandlerTable, MaybePromise, Reply } from "../transport/frame-server.ts";
 import type { PolicyStore } from "./policy-store.ts";
@@ -26,6 +26,9 @@ export interface NodeServices {
     keys(tenant: string): { epoch: number; wrapped: Uint8Array }[];
     addKey(tenant: string, epoch: number, wrapped: Uint8Array): void;
     isShredded(tenant: string): boolean;
+    readonly instance: Uint8Array;
+    readonly start: { readonly number: number; readonly id: Uint8Array };
+    knowsStart(id: Uint8Array): boolean;
   };
   /** Destroys the tenant's keys and ends its sessions. Returns how many keys there were. */
   shred(tenant: string): number;
@@ -115,7 +118,25 @@ export class ClientConnection implements FrameHandler {
     const { session, resumed } = this.#services.sessions.hello(sessionId, tenant.name, role, frames);
     this.#greeted = { tenant, session, sessionId: sessionId.slice() };
     return {
-      answer: { nodeVersion: this.#services.version, cluster: this.#services.cluster, tenant: tenant.name, leaseMs: LEASE_MS, resumed },
+      answer: {
+        nodeVersion: this.#services.version,
+        cluster: this.#services.cluster,
+        tenant: tenant.name,
+        leaseMs: LEASE_MS,
+        resumed,
+        store: this.#store(tenant, request),
+      },
+    };
+  }
+
+  #store(tenant: Tenant, { role, lastStart }: RequestOf<"hello">): StoreState {
+    const { instance, start } = this.#services.keys;
+    return {
+      instance,
+      start: start.number,
+      startId: start.id,
+      knowsLastStart: lastStart.length === 0 || this.#services.keys.knowsStart(lastStart),
+      namespaces: role === "data" ? [] : tenant.namespaces().map(({ name, shard }) => ({ name, ...shard.state })),
     };
   }
 

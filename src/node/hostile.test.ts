@@ -150,7 +150,7 @@ describe("another tenant", () => {
   test("can't take over a session whose id it knows, as meta or as data connection", async () => {
     for (const role of ["meta", "data"] as const) {
       const raw = await RawClient.connect(node, await node.identity("evil"));
-      const hello = { protocol: PROTOCOL_VERSION, sessionId: victimSession, clientVersion: "evil", role };
+      const hello = { protocol: PROTOCOL_VERSION, sessionId: victimSession, clientVersion: "evil", role, lastStart: new Uint8Array(0) };
       expect(await raw.ask("hello", hello)).toMatchObject({ error: true, code: "not_authorized" });
       expect(await raw.ask("bye", {})).toMatchObject({ error: true, code: "session_lost" });
       raw.close();
@@ -185,7 +185,13 @@ describe("a certificate that names no tenant of this cluster", () => {
           ? await issueTenant(ca, node.node.cluster, "victim/..", 1)
           : await issueTenant(ca, "elsewhere", "victim", 1);
     const raw = await RawClient.connect(node, { ca: ca.cert, ...issued });
-    const hello = { protocol: PROTOCOL_VERSION, sessionId: victimSession, clientVersion: "evil", role: "meta" as const };
+    const hello = {
+      protocol: PROTOCOL_VERSION,
+      sessionId: victimSession,
+      clientVersion: "evil",
+      role: "meta" as const,
+      lastStart: new Uint8Array(0),
+    };
     expect(await raw.ask("hello", hello)).toMatchObject({ error: true, code: "not_authorized" });
     for (const [op, request] of Object.entries(attacks("private")) as [ClientRequestOp, RequestOf<ClientRequestOp>][]) {
       expect(await raw.ask(op, request, op === "chunkPut" ? [ATTACK_BODY] : undefined)).toMatchObject({
@@ -334,7 +340,13 @@ class RawClient {
 
   async hello(): Promise<void> {
     const sessionId = randomSessionId();
-    const answer = await this.ask("hello", { protocol: PROTOCOL_VERSION, sessionId, clientVersion: "raw", role: "data" });
+    const answer = await this.ask("hello", {
+      protocol: PROTOCOL_VERSION,
+      sessionId,
+      clientVersion: "raw",
+      role: "data",
+      lastStart: new Uint8Array(0),
+    });
     expect(answer.error).toBeFalse();
   }
 

@@ -7,9 +7,10 @@
  * between.
  */
 import { Database, type Statement } from "bun:sqlite";
+import { randomBytes } from "node:crypto";
 import { dirname } from "node:path";
 import { NodeError } from "../protocol/errors.ts";
-import { KEY_EPOCHS_MAX } from "../protocol/limits.ts";
+import { INSTANCE_ID_BYTES, KEY_EPOCHS_MAX } from "../protocol/limits.ts";
 import { closeDatabase } from "./engines/sqlite-database.ts";
 import { toNodeError } from "./engines/sqlite-errors.ts";
 import { overwriteFile } from "./overwrite-file.ts";
@@ -22,12 +23,36 @@ const FORMAT_VERSION = 2;
 const SCHEMA = `
 CREATE TABLE IF NOT EXISTS sessions(session BLOB PRIMARY KEY, tenant TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS keys(tenant TEXT NOT NULL, epoch INTEGER NOT NULL, wrapped BLOB NOT NULL, PRIMARY KEY(tenant, epoch)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS instance(id BLOB PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS starts(number INTEGER PRIMARY KEY, id BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS shredded(tenant TEXT PRIMARY KEY, overwritten INTEGER NOT NULL) WITHOUT ROWID;
 `;
 
 export interface StoredSession {
   session: Uint8Array;
   tenant: string;
+}
+
+/** Starts that are remembered: a client that was away for longer ones has to drop what it has cached. */
+const STARTS_KEPT = 4_096;
+
+/** Writes down that the node starts. */
+function beginStart(db: Database, renew: boolean): Pick<NodeDatabase, "instance" | "start"> & { startIds: Set<string> } {
+  return db.transaction(() => {
+    if (renew) for (const table of ["instance", "starts", "sessions"]) db.run(`DELETE FROM ${table}`);
+    using known = db.prepare<{ id: Uint8Array }, []>("SELECT id FROM instance");
+    let instance = known.get()?.id;
+    if (instance === undefined) {
+      instance = new Uint8Array(randomBytes(INSTANCE_ID_BYTES));
+      db.run("INSERT INTO instance(id) VALUES(?)", [instance]);
+    }
+    using starts = db.prepare<{ number: number; id: Uint8Array }, []>("SELECT number, id FROM starts ORDER BY number");
+    const before = starts.all();
+    const start = { number: (before.at(-1)?.number ?? 0) + 1, id: new Uint8Array(randomBytes(INSTANCE_ID_BYTES)) };
+    db.run("INSERT INTO starts(number, id) VALUES(?, ?)", [start.number, start.id]);
+    db.run("DELETE FROM starts WHERE number <= ?", [start.number - STARTS_KEPT]);
+    return { instance, start, startIds: new Set([...before, start].map(({ id }) => id.toHex())) };
+  })();
 }
 
 /** @throws Error when the folder's data has another format */
@@ -52,11 +77,20 @@ export class NodeDatabase {
   readonly #keys: Statement<{ epoch: number; wrapped: Uint8Array }, [string]>;
   readonly #addKey: Statement<unknown, [string, number, Uint8Array]>;
   readonly #path: string;
+  readonly #startIds: Set<string>;
+  /** Random bytes that name this data; others from each `renew()` on. */
+  readonly instance: Uint8Array;
+  /** Of this start: its number, one more than the one before, and random bytes. */
+  readonly start: { readonly number: number; readonly id: Uint8Array };
   /** Tenants that were shredded. */
   readonly #shredded: Set<string>;
 
-  /** @throws Error when another process has the folder */
-  constructor(path: string) {
+  /**
+   * Opens the database; this counts as a start of the node.
+   * @param renew the data has gone back on purpose: it gets a new name, and its earlier starts and sessions are forgotten
+   * @throws Error when another process has the folder
+   */
+  constructor(path: string, renew = false) {
     const db = new Database(path, { create: true, readwrite: true, strict: true });
     try {
       db.run("PRAGMA locking_mode=EXCLUSIVE");
@@ -80,6 +114,7 @@ export class NodeDatabase {
     }
     this.#db = db;
     this.#path = path;
+    ({ instance: this.instance, start: this.start, startIds: this.#startIds } = beginStart(db, renew));
     this.#sessions = db.prepare("SELECT session, tenant FROM sessions");
     this.#addSession = db.prepare("INSERT OR IGNORE INTO sessions(session, tenant) VALUES(?, ?)");
     this.#removeSession = db.prepare("DELETE FROM sessions WHERE session = ?");
@@ -88,6 +123,11 @@ export class NodeDatabase {
     const shredded = db.query<{ tenant: string; overwritten: number }, []>("SELECT tenant, overwritten FROM shredded").all();
     this.#shredded = new Set(shredded.map(({ tenant }) => tenant));
     if (shredded.some(({ overwritten }) => overwritten === 0)) this.#overwriteRemains();
+  }
+
+  /** Whether this data was served under a start with this id. */
+  knowsStart(id: Uint8Array): boolean {
+    return this.#startIds.has(id.toHex());
   }
 
   sessions(): StoredSession[] {

@@ -38,6 +38,8 @@ export interface StorageNodeOptions {
   readonly version: string;
   readonly transport: Transport;
   readonly logger: NodeLogger;
+  /** The data folder has gone back on purpose: a backup was restored. It gets a new instance id, and numbers above all that were used. */
+  readonly restored?: boolean;
   readonly gcGraceMs?: number;
   readonly sessionTimeoutMs?: number;
 }
@@ -86,12 +88,13 @@ export class StorageNode implements NodeServices {
   static async start(options: StorageNodeOptions): Promise<StorageNode> {
     const folder = new DataFolder(options.dataDir);
     folder.prepare();
-    const database = new NodeDatabase(folder.database);
+    const database = new NodeDatabase(folder.database, options.restored === true);
     const engine = new SqliteEngine(folder.tenants);
     let sessions: Sessions | null = null;
     try {
       const { cluster, tls } = await ensureCluster(folder.pki, hostname());
       const tenants = await openTenants(folder, engine, database.shreddedTenants);
+      if (options.restored === true) await skipNumbers(tenants);
       const node = new StorageNode(options, folder, cluster, database, engine, tenants);
       sessions = node.sessions;
       await node.sessions.load();
@@ -214,6 +217,10 @@ export class StorageNode implements NodeServices {
     await this.#engine.close();
     this.keys.close();
   }
+}
+
+async function skipNumbers(tenants: ReadonlyMap<string, Tenant>): Promise<void> {
+  for (const tenant of tenants.values()) for (const { shard } of tenant.namespaces()) await shard.skipNumbers();
 }
 
 /** All tenants that have data in the folder, but for those that were shredded. */

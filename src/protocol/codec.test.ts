@@ -5,7 +5,7 @@ import { decodeAnswer, decodeError, decodeRequest, encodeAnswerFrame, encodeErro
 import { NodeError, ProtocolError } from "./errors.ts";
 import { FRAME_FIXED_BYTES } from "./frame.ts";
 import { COMMIT_ITEMS_MAX, INO_GRANT_MAX, INO_MAX, RECORD_KEY_MAX_BYTES, RECORD_MAX_BYTES, SEALED_CHUNK_MAX_BYTES } from "./limits.ts";
-import { type AnswerOf, type Delta, NODE_ERRORS, Op, type OpName, type RequestOf } from "./messages.ts";
+import { type AnswerOf, type Delta, NODE_ERRORS, Op, type OpName, PROTOCOL_VERSION, type RequestOf } from "./messages.ts";
 import { anyPolicy } from "./test-policy.ts";
 
 const bytes = (minLength: number, maxLength: number) => fc.uint8Array({ minLength, maxLength });
@@ -48,10 +48,11 @@ const delta = fc.record({
 const arbitraries: { [O in OpName]: { request: fc.Arbitrary<RequestOf<O>>; answer: fc.Arbitrary<AnswerOf<O>> } } = {
   hello: {
     request: fc.record({
-      protocol: count,
+      protocol: fc.constant(PROTOCOL_VERSION),
       sessionId: bytes(16, 16),
       clientVersion: fc.string({ maxLength: 40 }),
       role: fc.constantFrom("meta" as const, "data" as const),
+      lastStart: fc.oneof(bytes(0, 0), bytes(16, 16)),
     }),
     answer: fc.record({
       nodeVersion: fc.string({ unit: "grapheme", maxLength: 40 }),
@@ -59,6 +60,13 @@ const arbitraries: { [O in OpName]: { request: fc.Arbitrary<RequestOf<O>>; answe
       tenant: fc.string({ maxLength: 40 }),
       leaseMs: count,
       resumed: fc.boolean(),
+      store: fc.record({
+        instance: bytes(16, 16),
+        start: count,
+        startId: bytes(16, 16),
+        knowsLastStart: fc.boolean(),
+        namespaces: few(fc.record({ name: ns, seq: count, durableSeq: count, recoveredSeq: count })),
+      }),
     }),
   },
   ping: { request: nothing, answer: nothing },

@@ -31,11 +31,13 @@ import {
 } from "./codec-fields.ts";
 import { packMessage, unpackMessage } from "./codec-msgpack.ts";
 import { decodePolicy, encodePolicy } from "./codec-policy.ts";
+import { decodeStore, encodeStore } from "./codec-store.ts";
 import { NodeError, ProtocolError } from "./errors.ts";
 import { FLAG_ANSWER, FLAG_ERROR, finishFrame } from "./frame.ts";
 import {
   ANSWER_RECORDS_MAX,
   INO_GRANT_MAX,
+  INSTANCE_ID_BYTES,
   KEY_EPOCHS_MAX,
   LEASE_INOS_MAX,
   NAMESPACES_MAX,
@@ -45,7 +47,7 @@ import {
   WORKLOAD_NAME_PATTERN,
   WRAPPED_KEY_MAX_BYTES,
 } from "./limits.ts";
-import { type AnswerOf, NODE_ERRORS, type NodeErrorCode, type OpName, type RequestOf } from "./messages.ts";
+import { type AnswerOf, NODE_ERRORS, type NodeErrorCode, type OpName, PROTOCOL_VERSION, type RequestOf } from "./messages.ts";
 import { NAME_HASH_BYTES } from "./record-keys.ts";
 
 /** Program versions, cluster and tenant names in hello. */
@@ -75,12 +77,15 @@ const codecs: { readonly [O in OpName]: OpCodec<RequestOf<O>, AnswerOf<O>> } = {
       bytes(r.sessionId, SESSION_ID_BYTES, SESSION_ID_BYTES, "session id"),
       text(r.clientVersion, TEXT_MAX_LENGTH, "client version"),
       role(r.role),
+      bytes(r.lastStart, 0, INSTANCE_ID_BYTES, "last start"),
     ],
+    // A client of another protocol gets an answer that says so: its version stands first, whatever follows.
     decodeRequest: (f) => ({
-      protocol: count(tuple(f, 4, "hello")[0], "protocol"),
+      protocol: count(f[0], "protocol"),
       sessionId: bytes(f[1], SESSION_ID_BYTES, SESSION_ID_BYTES, "session id"),
       clientVersion: text(f[2], TEXT_MAX_LENGTH, "client version"),
       role: role(f[3]),
+      lastStart: f[0] === PROTOCOL_VERSION ? bytes(tuple(f, 5, "hello")[4], 0, INSTANCE_ID_BYTES, "last start") : new Uint8Array(0),
     }),
     encodeAnswer: (a) => [
       text(a.nodeVersion, TEXT_MAX_LENGTH, "node version"),
@@ -88,13 +93,15 @@ const codecs: { readonly [O in OpName]: OpCodec<RequestOf<O>, AnswerOf<O>> } = {
       text(a.tenant, TEXT_MAX_LENGTH, "tenant"),
       count(a.leaseMs, "leaseMs"),
       flag(a.resumed, "resumed"),
+      encodeStore(a.store),
     ],
     decodeAnswer: (f) => ({
-      nodeVersion: text(tuple(f, 5, "hello answer")[0], TEXT_MAX_LENGTH, "node version"),
+      nodeVersion: text(tuple(f, 6, "hello answer")[0], TEXT_MAX_LENGTH, "node version"),
       cluster: text(f[1], TEXT_MAX_LENGTH, "cluster"),
       tenant: text(f[2], TEXT_MAX_LENGTH, "tenant"),
       leaseMs: count(f[3], "leaseMs"),
       resumed: flag(f[4], "resumed"),
+      store: decodeStore(f[5]),
     }),
   },
   ping: { encodeRequest: noFields.encode, decodeRequest: noFields.decode, encodeAnswer: noFields.encode, decodeAnswer: noFields.decode },

@@ -23,6 +23,7 @@ export type TransportErrorKind =
   | "tls" // certificates do not fit: the message says whose and why
   | "not_authorized" // the node knows the certificate and refuses it
   | "timeout" // the deadline of the request (or of connecting) has passed
+  | "refused" // the node that answers has other data than this client works with, or has lost some
   | "untrue" // the node answered what can't be: something else than was asked
   | "aborted" // the caller's AbortSignal
   | "closed"; // the client or the connection was closed

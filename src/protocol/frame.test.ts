@@ -4,6 +4,7 @@ import { decodeRequest, encodeAnswerFrame, encodeErrorFrame, encodeRequestFrame 
 import { ProtocolError } from "./errors.ts";
 import { type BodyTarget, type Frame, FrameDecoder } from "./frame.ts";
 import { FRAME_BODY_MAX_BYTES, FRAME_HEADER_MAX_BYTES } from "./limits.ts";
+import { PROTOCOL_VERSION } from "./messages.ts";
 
 function decoderOf(side: "node" | "client", bodyTarget?: (id: number, length: number) => BodyTarget) {
   const frames: Frame[] = [];
@@ -90,7 +91,7 @@ function fixed(fields: { length?: number; version?: number; op?: number; flags?:
   const buffer = Buffer.alloc(16);
   const header = fields.header ?? 1;
   buffer.writeUInt32BE(fields.length ?? 12 + header, 0);
-  buffer[4] = fields.version ?? 1;
+  buffer[4] = fields.version ?? PROTOCOL_VERSION;
   buffer[5] = fields.op ?? 2;
   buffer[6] = fields.flags ?? 0;
   buffer[7] = fields.zero ?? 0;
@@ -101,7 +102,7 @@ function fixed(fields: { length?: number; version?: number; op?: number; flags?:
 
 test("a fixed part that breaks the protocol is refused before its frame comes", () => {
   const bad = {
-    "another version": { version: 2 },
+    "another version": { version: PROTOCOL_VERSION + 1 },
     "an operation that does not exist": { op: 200 },
     "unknown flags": { flags: 4 },
     "the zero byte": { zero: 1 },

@@ -7,7 +7,7 @@
 
 import type { EffectivePolicy } from "./policy.ts";
 
-export const PROTOCOL_VERSION = 1;
+export const PROTOCOL_VERSION = 2;
 
 /** Operation codes, one byte in the frame header. An answer carries the code of its request. */
 export const Op = {
@@ -159,11 +159,37 @@ export interface ListEntry {
   inode: InodeBundle | null;
 }
 
+/** How far a namespace has come on the node that says so. Sequence numbers of deltas. */
+export interface NamespaceState {
+  name: string;
+  /** Of the newest delta. */
+  seq: number;
+  /** Of the newest delta that is known to survive power loss. */
+  durableSeq: number;
+  /** Of the newest delta that was there when the node started. */
+  recoveredSeq: number;
+}
+
+/** Which data a node has, and how it has come to it. */
+export interface StoreState {
+  /** INSTANCE_ID_BYTES of the data folder; another one after `kiseki serve --restored`. */
+  instance: Uint8Array;
+  /** Number of the present start: each is one greater than the one before. */
+  start: number;
+  /** Random INSTANCE_ID_BYTES of the present start. */
+  startId: Uint8Array;
+  /** The start that hello named is one of this data's: false when a backup from before it was restored. True where it named none. */
+  knowsLastStart: boolean;
+  /** Empty on data connections. */
+  namespaces: NamespaceState[];
+}
+
 /** Requests and answers by operation. `body` is the raw part of the frame. */
 export interface Messages {
   hello: {
-    request: { protocol: number; sessionId: Uint8Array; clientVersion: string; role: "meta" | "data" };
-    answer: { nodeVersion: string; cluster: string; tenant: string; leaseMs: number; resumed: boolean };
+    /** `lastStart`: startId that the client was answered last, empty where it was answered none. */
+    request: { protocol: number; sessionId: Uint8Array; clientVersion: string; role: "meta" | "data"; lastStart: Uint8Array };
+    answer: { nodeVersion: string; cluster: string; tenant: string; leaseMs: number; resumed: boolean; store: StoreState };
   };
   ping: { request: Record<string, never>; answer: Record<string, never> };
   bye: { request: Record<string, never>; answer: Record<string, never> };

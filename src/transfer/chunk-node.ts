@@ -16,7 +16,7 @@ export interface ChunkNode {
 /** How a Worker reaches the storage nodes: plain data, for structured clone. */
 export type NodeSettings = Pick<
   NodeClientOptions,
-  "addrs" | "tls" | "sessionId" | "clientVersion" | "requestTimeoutMs" | "connectTimeoutMs"
+  "addrs" | "tls" | "sessionId" | "clientVersion" | "requestTimeoutMs" | "connectTimeoutMs" | "knownStore"
 >;
 
 /** Chunks by way of a NodeClient that somebody else owns. */

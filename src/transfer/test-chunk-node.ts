@@ -1,7 +1,7 @@
 /** A storage node that only keeps chunks, in memory: for tests and for scripts/bench-transfer.ts. */
 import { issueNode, issueTenant, makeCa } from "../pki/certificates.ts";
 import { NodeError } from "../protocol/errors.ts";
-import { LEASE_MS } from "../protocol/limits.ts";
+import { INSTANCE_ID_BYTES, LEASE_MS } from "../protocol/limits.ts";
 import { serveFrames } from "../transport/frame-server.ts";
 import { tcpTls } from "../transport/tcp-tls.ts";
 import type { TlsIdentity } from "../transport/transport.ts";
@@ -47,6 +47,8 @@ export async function startTestChunkNode(tls: TlsIdentity, keep = true): Promise
     dropConnections: () => {},
     stop: () => {},
   };
+  const id = new Uint8Array(INSTANCE_ID_BYTES).fill(1);
+  const store = { instance: id, start: 1, startId: id, knowsLastStart: true, namespaces: [] };
   const sessions = new Set<{ close(reason: string): void }>();
   const listener = await tcpTls.listen({ host: "127.0.0.1", port: 0, tls }, (connection) => {
     const session = serveFrames(connection, {
@@ -57,7 +59,7 @@ export async function startTestChunkNode(tls: TlsIdentity, keep = true): Promise
         switch (op as string) {
           case "hello":
             node.connections++;
-            return reply({ nodeVersion: "test", cluster: "test", tenant: "acme", leaseMs: LEASE_MS, resumed: false });
+            return reply({ nodeVersion: "test", cluster: "test", tenant: "acme", leaseMs: LEASE_MS, resumed: false, store });
           case "ping":
           case "bye":
             return reply({});

@@ -1,7 +1,8 @@
 /** What a NodeClient is told, asked and gives: see node-client.ts. */
 import type { NodeError } from "../protocol/errors.ts";
 import type { BodySink } from "../protocol/frame.ts";
-import type { AnswerOf, OpName } from "../protocol/messages.ts";
+import type { AnswerOf, NamespaceState, OpName } from "../protocol/messages.ts";
+import type { KnownStore } from "./store-memory.ts";
 import type { TlsIdentity, Transport } from "./transport.ts";
 
 export type ClientRequestOp = Exclude<OpName, "hello" | "recall">;
@@ -25,6 +26,10 @@ export interface NodeClientOptions {
   /** Lets go of what is cached of these inodes; the node is answered when it resolves, and told of the failure when it rejects. */
   readonly onRecall?: (ns: string, inos: number[]) => void | Promise<void>;
   readonly onState?: (state: "connected" | "disconnected", detail: StateDetail) => void;
+  /** What an earlier client process knew of the data. */
+  readonly knownStore?: KnownStore | null;
+  /** Before "connected": the node has lost, as by a power failure, changes that were answered and never said to be durable. */
+  readonly onTailLost?: (namespaces: readonly NamespaceState[]) => void;
   /** Once, after connect(): the tenant's keys were destroyed, and no call succeeds any more. */
   readonly onRevoked?: (error: NodeError) => void;
   readonly logger?: NodeClientLogger;

@@ -17,6 +17,7 @@ import { Heartbeat } from "./heartbeat.ts";
 import type { CallOptions, CallResult, ClientRequestOp, NodeClientLogger, NodeClientOptions } from "./node-client-options.ts";
 import { type NodeLink, openLink, worstFailure } from "./node-link.ts";
 import { type Pending, PendingRequests } from "./pending-requests.ts";
+import { type KnownStore, StoreMemory } from "./store-memory.ts";
 import { tcpTls } from "./tcp-tls.ts";
 import type { Transport } from "./transport.ts";
 
@@ -47,6 +48,9 @@ export class NodeClient {
   #nextAddr = 0;
   #leaseValidUntilMs = 0;
 
+  readonly #store: StoreMemory;
+  /** Why the last node that said hello is not used; null: it is, or none has. */
+  #refusal: TransportError | null = null;
   /** Answers that could not be true. */
   lies = 0;
   readonly #requests = new PendingRequests((pending) => this.#expire(pending));
@@ -61,6 +65,17 @@ export class NodeClient {
     this.#options = options;
     this.#transport = options.transport ?? tcpTls;
     this.#logger = options.logger;
+    this.#store = new StoreMemory(options.knownStore ?? null);
+  }
+
+  /** What is known of the data that this client works with; null before the first connection. */
+  get knownStore(): KnownStore | null {
+    return this.#store.toKnown();
+  }
+
+  /** Why no node may be used: those that answer have other data, or have lost some. null: it is not so. */
+  get refusal(): string | null {
+    return this.#refusal?.message ?? null;
   }
 
   get connected(): boolean {
@@ -113,6 +128,7 @@ export class NodeClient {
   call<O extends ClientRequestOp>(op: O, request: RequestOf<O>, options: CallOptions = {}): Promise<CallResult<O>> {
     if (this.#closed) return Promise.reject(new TransportError("closed", "the client is closed"));
     if (this.#revoked !== null) return Promise.reject(this.#revoked);
+    if (this.#refusal !== null) return Promise.reject(this.#refusal);
     const { body, bodyInto, signal } = options;
     if (signal?.aborted === true) return Promise.reject(new TransportError("aborted", `${op}: aborted`));
     return new Promise((resolve, reject) => {
@@ -282,6 +298,7 @@ export class NodeClient {
       try {
         const answer = decodeAnswer(pending.op, frame.header);
         this.#requireTrue(pending, answer);
+        this.#store.answered(pending.op, pending.request, answer);
         pending.resolve({ answer, body: frame.body });
       } catch (error) {
         pending.reject(error as Error);
@@ -363,7 +380,7 @@ export class NodeClient {
         transport: this.#transport,
         addr,
         tls,
-        hello: { protocol: PROTOCOL_VERSION, sessionId, clientVersion, role },
+        hello: { protocol: PROTOCOL_VERSION, sessionId, clientVersion, role, lastStart: this.#store.startId },
         timeoutMs,
         signal: connecting.signal,
         bodyTarget: this.#bodyTarget,
@@ -374,11 +391,27 @@ export class NodeClient {
         link.connection.destroy("not wanted any more");
         throw new TransportError("unreachable", `${addr}: the connection was lost at once`);
       }
+      const verdict = this.#store.meet(link.hello.store);
+      if (verdict.kind !== "same") {
+        link.connection.destroy("another store");
+        throw this.#refuse(addr, verdict.why);
+      }
+      this.#refusal = null;
+      if (verdict.lost.length > 0) this.#options.onTailLost?.(verdict.lost);
       this.#established(link);
       return link;
     } finally {
       this.#connecting = null;
     }
+  }
+
+  /** The node at this address is not used, and what is asked fails until another one, or this one with the right data, is found. */
+  #refuse(addr: string, why: string): TransportError {
+    const error = new TransportError("refused", `${addr} is not used: ${why}`);
+    if (this.#refusal?.message !== error.message) this.#logger?.warn({ addr }, error.message);
+    this.#refusal = error;
+    if (this.#everConnected) for (const pending of [...this.#requests.waiting]) this.#requests.settle(pending)?.reject(error);
+    return error;
   }
 
   #established(link: NodeLink): void {

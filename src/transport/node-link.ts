@@ -129,7 +129,7 @@ export function worstFailure(errors: readonly Error[]): Error {
   const rank = (error: Error): number => {
     if (error instanceof NodeError) return 5;
     if (!(error instanceof TransportError)) return 6;
-    return { closed: 0, aborted: 0, unreachable: 1, timeout: 2, untrue: 2, not_authorized: 4, tls: 3 }[error.kind];
+    return { closed: 0, aborted: 0, unreachable: 1, timeout: 2, untrue: 2, refused: 5, not_authorized: 4, tls: 3 }[error.kind];
   };
   let worst: Error = new TransportError("unreachable", "no address to connect to");
   for (const [index, error] of errors.entries()) if (index === 0 || rank(error) > rank(worst)) worst = error;

@@ -1,10 +1,16 @@
 /** A storage node whose answers a test writes. */
-import type { AnswerOf, OpName } from "../protocol/messages.ts";
+import { INSTANCE_ID_BYTES } from "../protocol/limits.ts";
+import type { AnswerOf, OpName, StoreState } from "../protocol/messages.ts";
 import { type ClientOpName, type FrameSession, type Reply, serveFrames } from "./frame-server.ts";
 import { tcpTls } from "./tcp-tls.ts";
 import type { Listener, TlsIdentity } from "./transport.ts";
 
 export type Answerer = (op: ClientOpName, request: unknown, body: Uint8Array) => Reply<OpName> | Promise<Reply<OpName>> | undefined;
+
+/** INSTANCE_ID_BYTES, all `byte`. */
+export function id(byte: number): Uint8Array {
+  return new Uint8Array(INSTANCE_ID_BYTES).fill(byte);
+}
 
 /** A node that answers hello, and everything else as `answer` says; undefined: never. */
 export class ScriptedNode {
@@ -15,6 +21,7 @@ export class ScriptedNode {
   answer: Answerer = () => ({ answer: {} });
   leaseMs = 5_000;
   resumed = false;
+  store: StoreState = { instance: id(1), start: 1, startId: id(2), knowsLastStart: true, namespaces: [] };
   readonly #tls: TlsIdentity;
   #listener: Listener | null = null;
   #port = 0;
@@ -33,7 +40,14 @@ export class ScriptedNode {
       const handle = (op: ClientOpName, request: unknown, body: Uint8Array): Reply<OpName> | Promise<Reply<OpName>> => {
         this.seen.push({ op, request });
         if (op === "hello") {
-          const said: AnswerOf<"hello"> = { nodeVersion: "1", cluster: "c", tenant: "t1", leaseMs: this.leaseMs, resumed: this.resumed };
+          const said: AnswerOf<"hello"> = {
+            nodeVersion: "1",
+            cluster: "c",
+            tenant: "t1",
+            leaseMs: this.leaseMs,
+            resumed: this.resumed,
+            store: this.store,
+          };
           return this.answer(op, request, body) ?? { answer: said };
         }
         return this.answer(op, request, body) ?? new Promise(() => {});

@@ -7,4 +7,5 @@ export interface ServeOptions {
   readonly gcGrace: string;
   readonly logLevel: string;
   readonly verify?: boolean;
+  readonly restored?: boolean;
 }

@@ -56,7 +56,8 @@ export async function serve(options: ServeOptions): Promise<void> {
   process.umask(0o077);
   const stopped = untilStopped();
   const logger = createLogger(options.logLevel as LogLevel);
-  const node = await StorageNode.start({ dataDir, host, port, gcGraceMs, version: VERSION, transport: tcpTls, logger }).catch(
+  const restored = options.restored === true;
+  const node = await StorageNode.start({ dataDir, host, port, gcGraceMs, restored, version: VERSION, transport: tcpTls, logger }).catch(
     (error: unknown) => {
       throw startFailure(error, options.listen);
     },

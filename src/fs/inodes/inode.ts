@@ -57,6 +57,8 @@ export class Inode implements Attr {
   kernelGeneration = -1;
   /** Sequence number of the last delta of this client that changed it: what an fsync must make durable. */
   committedSeq = 0;
+  /** Changes of this client that were answered were lost by the node: the next fsync says so. */
+  isWriteLost = false;
   /** Ends when the operation that is changing the inode's record has been answered. */
   #lock: Promise<unknown> | null = null;
   #lockDepth = 0;
@@ -126,6 +128,14 @@ export class Inode implements Attr {
     this.leased = false;
     this.fetchedAtMs = Number.NEGATIVE_INFINITY;
     this.#folder?.expire();
+  }
+
+  /** The node has lost the deltas above this one: whatever it says of the inode next is newer than what is known. */
+  tailLost(survivedSeq: number): void {
+    if (this.committedSeq > survivedSeq) this.isWriteLost = true;
+    this.committedSeq = Math.min(this.committedSeq, survivedSeq);
+    this.version = 0;
+    this.stored = { ...this.stored, generation: 0 };
   }
 
   /** Nothing of it may stay in memory, but for what is dirty. */

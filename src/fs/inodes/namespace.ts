@@ -445,6 +445,15 @@ export class Namespace {
   }
 
   /**
+   * The node has lost the deltas above this one: what is known may be of a future that never was. What is dirty stays, and is written onto what
+   * there is; whose last changes are gone learns of it by the next fsync.
+   */
+  tailLost(survivedSeq: number): void {
+    for (const inode of this.#inodes.values()) inode.tailLost(survivedSeq);
+    this.wipe().catch(() => undefined);
+  }
+
+  /**
    * Nothing that can be asked for again stays in memory, here or in the kernel. What is dirty stays: there is no other copy. Resolves when
    * the kernel has let go.
    */

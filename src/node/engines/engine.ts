@@ -67,6 +67,10 @@ export interface Shard {
   /** Listener for deltas from here on; call the result to stop. */
   watch(listener: (event: ShardEvent) => void): () => void;
 
+  /** How far it has come: sequence numbers of the newest delta, the newest that survives power loss, and the newest when it was opened. */
+  readonly state: { seq: number; durableSeq: number; recoveredSeq: number };
+  /** Leaves out more sequence and inode numbers than a lost future of this data can have used. */
+  skipNumbers(): Promise<void>;
   /** Numbers never handed out before, also not before a crash. */
   grantInos(count: number): Promise<{ first: number; count: number }>;
   /** Inodes with an attribute record. */

@@ -28,6 +28,11 @@ export class SequenceNumbers {
     return seq;
   }
 
+  /** Leaves out `count` numbers. The next reserve() reserves those behind them. */
+  skip(count: number): void {
+    this.#last += count;
+  }
+
   /** To be called in the transaction before its commit. @throws SQLite's errors */
   reserve(): void {
     this.#reserving = this.#reserved;

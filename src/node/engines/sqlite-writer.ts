@@ -109,6 +109,10 @@ export class ShardWriter {
   get lastSeq(): number {
     return this.#lastSeq;
   }
+  /** Of the newest delta that is known to be on disk. */
+  get syncedSeq(): number {
+    return Math.max(this.#committedSeq === this.#lastSeq && this.#releasing === null ? this.#committedSeq : 0, this.#journal.syncedSeq);
+  }
 
   meta(name: string): number {
     return this.sql.getMeta.get(name)?.value ?? 0;
@@ -241,6 +245,12 @@ export class ShardWriter {
     }
     while (this.#releasing !== null) await this.#releasing;
     if (!this.#journal.canTurn) throw new NodeError("io", "the node's disk failed");
+  }
+
+  /** Leaves out `count` sequence numbers; resolves when that survives power loss. @throws NodeError */
+  async skipNumbers(count: number): Promise<void> {
+    this.#numbers.skip(count);
+    await this.runDurably(() => undefined);
   }
 
   /** Drops the cached deltas of a session together with its rows. */
