@@ -17,7 +17,7 @@ export function controlledCaches(client: Client): ControlledCaches {
     policy: () => ({ ...policy }),
     datasets: () => staging?.datasets() ?? [],
     wipes: lifecycle.wipes,
-    node: () => ({ lies: node.lies }),
+    node: () => ({ lies: node.lies, connected: node.connected, lostSince: node.lostSince?.toISOString() ?? null, refusal: node.refusal }),
   };
   return {
     mode: settings.cacheMode,

@@ -38,6 +38,8 @@ export class NodeClient {
   #connecting: AbortController | null = null;
   #everConnected = false;
   #closed = false;
+  /** When the connection was lost, or the client made; null: there is one. */
+  lostSince: Date | null = new Date();
   /** The tenant's keys were destroyed: no node answers anything any more. */
   #revoked: NodeError | null = null;
   #lastAnswerAtMs = Number.NEGATIVE_INFINITY;
@@ -416,6 +418,7 @@ export class NodeClient {
 
   #established(link: NodeLink): void {
     this.#link = link;
+    this.lostSince = null;
     this.#lastAnswerAtMs = performance.now();
     this.#leaseValidUntilMs = link.helloSentAtMs + link.hello.leaseMs;
     this.#heartbeat = new Heartbeat({
@@ -434,6 +437,7 @@ export class NodeClient {
 
   #dropLink(): void {
     this.#link = null;
+    this.lostSince = new Date();
     this.#leaving = false;
     this.#congested = false;
     this.#leaseValidUntilMs = 0;

@@ -81,10 +81,10 @@ export class TestNode implements AsyncDisposable {
     await this.stop("SIGKILL");
   }
 
-  /** Stops it (unless it is stopped) and starts it on the same folder and port. */
-  async restart(signal: NodeJS.Signals = "SIGTERM"): Promise<void> {
+  /** Stops it (unless it is stopped) and starts it on the same folder and port. `args`: more of them, for this start. */
+  async restart(signal: NodeJS.Signals = "SIGTERM", args: readonly string[] = []): Promise<void> {
     await this.stop(signal);
-    await this.#start();
+    await this.#start(args);
   }
 
   /** Freezes the process: nothing is answered until resume(). */
@@ -104,10 +104,10 @@ export class TestNode implements AsyncDisposable {
     await this.kill();
   }
 
-  async #start(): Promise<void> {
+  async #start(more: readonly string[] = []): Promise<void> {
     const listen = join(this.dataDir, "listen");
     rmSync(listen, { force: true });
-    const args = ["serve", "--data-dir", this.dataDir, "--listen", this.#addr, ...(this.#options.args ?? [])];
+    const args = ["serve", "--data-dir", this.dataDir, "--listen", this.#addr, ...(this.#options.args ?? []), ...more];
     const log = openSync(this.logFile, "a");
     const child = Bun.spawn([KISEKI, ...args], { env: cleanEnvironment(this.#options.env), stdio: ["ignore", log, log] });
     this.#process = child;

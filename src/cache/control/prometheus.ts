@@ -96,6 +96,9 @@ export function prometheusText(stats: CacheStats): Promise<string> {
   page.counter("kiseki_node_lies_total", "Answers of a storage node that could not be true; nothing of them was used.", [
     [{}, stats.node.lies],
   ]);
+  const lostSince = stats.node.lostSince === null ? 0 : Date.parse(stats.node.lostSince) / 1_000;
+  page.gauge("kiseki_node_connected", "1: a storage node is connected.", [[{}, stats.node.connected ? 1 : 0]]);
+  page.gauge("kiseki_node_lost_since_seconds", "When the connection was lost, since 1970; 0: it is there.", [[{}, lostSince]]);
   page.counter("kiseki_cache_wipes_total", "Times that everything was wiped.", by("reason", stats.wipes));
 
   const sum = (state: string, of: (dataset: CacheStats["datasets"][number]) => number): Sample => [

@@ -76,7 +76,7 @@ function stats(staging: Staging): CacheStats {
       }),
       policy: () => ({ mode: "pinned" }),
       datasets: () => staging.staged,
-      node: () => ({ lies: 3 }),
+      node: () => ({ lies: 3, connected: false, lostSince: "2026-01-01T00:00:00.000Z", refusal: null }),
       wipes: { request: 1 },
     },
   );

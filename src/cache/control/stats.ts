@@ -66,6 +66,11 @@ export const cacheStatsSchema = z.object({
   node: z.object({
     /** Answers that could not be true: something else than was asked, or records that don't belong together. */
     lies: count,
+    connected: z.boolean(),
+    /** ISO 8601: since when no node is connected; null: one is. */
+    lostSince: z.string().nullable(),
+    /** Why the node that answers is not used; null: it is, or none answers. */
+    refusal: z.string().nullable(),
   }),
 });
 export type CacheStats = z.infer<typeof cacheStatsSchema>;

@@ -89,6 +89,9 @@ export function statsTable(stats: CacheStats): string {
     ...tiers(stats),
     ...disk(stats.l2, mode),
     `wipes     ${counts(stats.wipes)}`,
+    ...(stats.node.lostSince === null
+      ? []
+      : [`node      NO STORAGE NODE since ${stats.node.lostSince}${stats.node.refusal === null ? "" : `: ${stats.node.refusal}`}`]),
     ...(stats.node.lies === 0 ? [] : [`node      ${humanCount(stats.node.lies)} ANSWERS THAT COULD NOT BE TRUE: see the log`]),
     ...policy(stats.policy),
     ...datasets(stats.datasets),

@@ -26,23 +26,24 @@ export async function unmount(text: string, options: UmountOptions): Promise<voi
   const entry = findRuntimeEntry(mountpoint);
   // Without a process nobody would answer; its mount is stale and can only be removed.
   const asked = entry !== null && options.force !== true;
-  const flushes = asked && (await tellWhenSlow(`writing out ${mountpoint}`, flush(mountpoint)));
-  if (asked && !flushes) process.stderr.write(`kiseki: ${mountpoint}: the tenant was shredded; what was unwritten is lost\n`);
+  const ended = asked ? await tellWhenSlow(`writing out ${mountpoint}`, flush(mountpoint)) : null;
+  const flushes = asked && ended === null;
+  if (ended !== null) process.stderr.write(`kiseki: ${mountpoint}: ${ended}; what was unwritten is lost\n`);
   if (entry !== null && options.force === true) process.kill(entry.pid, "SIGKILL");
   detach(mountpoint, options);
   if (options.lazy === true) {
     console.log(`${mountpoint}: ${flushes ? "flushed; " : ""}unmounted, ends when its last file is closed`);
     return;
   }
-  if (entry !== null) await ended(entry);
+  if (entry !== null) await untilEnded(entry);
   console.log(`${mountpoint}: ${flushes ? "flushed and unmounted" : "unmounted"}`);
 }
 
 /**
- * Has the kernel write out what it holds (syncfs), then the client (fsync of the root folder). False: the tenant's keys were destroyed, and
- * nothing can be written any more.
+ * Has the kernel write out what it holds (syncfs), then the client (fsync of the root folder). Returns why nothing can be written any more, ever;
+ * null: all is written.
  */
-async function flush(mountpoint: string): Promise<boolean> {
+async function flush(mountpoint: string): Promise<string | null> {
   const notFlushed = (reason: string) =>
     new CommandError(
       ExitStatus.failure,
@@ -55,9 +56,12 @@ async function flush(mountpoint: string): Promise<boolean> {
     if ((await sync.exited) !== 0) throw new Error((await new Response(sync.stderr).text()).trim());
     await using root = await open(mountpoint, "r");
     await root.sync();
-    return true;
+    return null;
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).errno === -Errno.EKEYREVOKED) return false;
+    const { errno } = error as NodeJS.ErrnoException;
+    if (errno === -Errno.EKEYREVOKED) return "the tenant was shredded";
+    // Of a mount's root only this can be the reason.
+    if (errno === -Errno.ESTALE) return "the namespace was deleted";
     throw notFlushed((error as Error).message);
   }
 }
@@ -99,7 +103,7 @@ function detachAsUser(mountpoint: string, lazy: boolean): string | null {
 }
 
 /** Waits for the end of the mount's process, which overwrites its disk cache before. Tells how far it is when that takes long. */
-async function ended(entry: RuntimeEntry): Promise<void> {
+async function untilEnded(entry: RuntimeEntry): Promise<void> {
   let tellAt = performance.now() + PATIENCE_MS;
   while (isRunning(entry)) {
     await Bun.sleep(EXIT_POLL_MS);
