@@ -18,6 +18,8 @@ export const OPERATIONS = integer("KISEKI_TEST_OPS", 20_000);
 export const SEED = integer("KISEKI_TEST_SEED", process.env.CI === undefined ? Math.floor(Math.random() * 2 ** 31) : 20_261_122);
 /** How long the two-mount soak takes, in seconds. */
 export const SOAK_S = integer("KISEKI_TEST_SOAK_S", 30);
+/** Lies that are told to one mount. */
+export const LIES_TOLD = integer("KISEKI_TEST_LIES", 100);
 /** How often the crash test kills somebody. */
 export const CRASHES = integer("KISEKI_TEST_CRASHES", 9);
 

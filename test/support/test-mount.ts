@@ -40,7 +40,7 @@ export class TestMount implements AsyncDisposable {
   }
 
   /** Mounts, and waits until the mount answers. @throws Error with the client's messages. */
-  static async mount(node: TestNode, options: TestMountOptions = {}): Promise<TestMount> {
+  static async mount(node: Pick<TestNode, "addr" | "credentials">, options: TestMountOptions = {}): Promise<TestMount> {
     const tenant = options.tenant ?? "t";
     const credentials = await node.credentials(tenant);
     const folder = tempFolder("mount-");

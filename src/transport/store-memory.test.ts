@@ -1,0 +1,91 @@
+import { expect, test } from "bun:test";
+import type { NamespaceState, StoreState } from "../protocol/messages.ts";
+import { StoreMemory } from "./store-memory.ts";
+import { id } from "./test-scripted-node.ts";
+
+const at = (seq: number, more: Partial<NamespaceState> = {}): NamespaceState => ({
+  name: "n",
+  seq,
+  durableSeq: seq,
+  recoveredSeq: seq,
+  ...more,
+});
+const store = (more: Partial<StoreState> = {}): StoreState => ({
+  instance: id(1),
+  start: 5,
+  startId: id(5),
+  knowsLastStart: true,
+  namespaces: [at(10)],
+  ...more,
+});
+const commit = (memory: StoreMemory, seq: number, durable: boolean): void =>
+  memory.answered("commit", { ns: "n", delta: { durable } } as never, { ok: true, seq });
+
+/** A client that has met the node, and was answered up to delta 20, of which 15 is durable. */
+function known(): StoreMemory {
+  const memory = new StoreMemory(null);
+  expect(memory.meet(store())).toEqual({ kind: "same", lost: [] });
+  commit(memory, 15, true);
+  commit(memory, 20, false);
+  return memory;
+}
+
+test("the same node, further on, with and without a restart that lost nothing", () => {
+  expect(known().meet(store({ namespaces: [at(20)] }))).toEqual({ kind: "same", lost: [] });
+  expect(known().meet(store({ start: 6, startId: id(6), namespaces: [at(900, { recoveredSeq: 20 })] }))).toEqual({
+    kind: "same",
+    lost: [],
+  });
+});
+
+test("a node that lost only what was never durable is the same, and says where it is", () => {
+  const memory = known();
+  const verdict = memory.meet(store({ start: 6, startId: id(6), namespaces: [at(900, { recoveredSeq: 17 })] }));
+  expect(verdict).toMatchObject({ kind: "same", lost: [{ name: "n", recoveredSeq: 17 }] });
+  // Told once.
+  expect(memory.meet(store({ start: 6, startId: id(6), namespaces: [at(901, { recoveredSeq: 17 })] }))).toEqual({ kind: "same", lost: [] });
+});
+
+test("of several restarts nobody knows what they lost: what is known is dropped", () => {
+  expect(known().meet(store({ start: 8, startId: id(8), namespaces: [at(900, { recoveredSeq: 900 })] }))).toMatchObject({
+    kind: "same",
+    lost: [{ recoveredSeq: 15 }],
+  });
+});
+
+test("behind what was durable", () => {
+  expect(known().meet(store({ start: 6, startId: id(6), namespaces: [at(14)] }))).toMatchObject({
+    kind: "went-back",
+    why: expect.stringContaining("delta 15 was said to be durable"),
+  });
+  expect(known().meet(store({ namespaces: [at(14)] }))).toMatchObject({ kind: "went-back" });
+  const memory = new StoreMemory(null);
+  memory.meet(store());
+  memory.answered("sync", { ns: "n" }, { seq: 30 });
+  expect(memory.meet(store({ namespaces: [at(29)] }))).toMatchObject({ kind: "went-back" });
+});
+
+test("a start that it does not know was another future's, whatever its numbers say", () => {
+  expect(known().meet(store({ knowsLastStart: false, namespaces: [at(1_000)] }))).toMatchObject({ kind: "went-back" });
+});
+
+test("another instance; and after it the right one again", () => {
+  const memory = known();
+  expect(memory.meet(store({ instance: id(9) }))).toMatchObject({
+    kind: "other",
+    why: expect.stringContaining("unmount, and mount again"),
+  });
+  expect(memory.startId).toEqual(id(5));
+  expect(memory.meet(store({ namespaces: [at(20)] }))).toEqual({ kind: "same", lost: [] });
+});
+
+test("a namespace that was deleted is no reason to refuse", () => {
+  expect(known().meet(store({ namespaces: [] }))).toEqual({ kind: "same", lost: [] });
+});
+
+test("what another process knew is known again", () => {
+  const memory = new StoreMemory(structuredClone(known().toKnown()));
+  expect(memory.startId).toEqual(id(5));
+  expect(memory.meet(store({ namespaces: [at(14)] }))).toMatchObject({ kind: "went-back" });
+  expect(new StoreMemory(null).toKnown()).toBeNull();
+});
