@@ -7,7 +7,7 @@ import { cleanUp, isMounted, KISEKI, onCleanUp, run, runOk, TestNode, tempFolder
 
 setDefaultTimeout(60_000);
 
-const HELPER = "/sbin/mount.kiseki";
+const HELPERS = ["/sbin/mount.kiseki", "/sbin/mount.fuse.kiseki"];
 const END_PATIENCE_MS = 20_000;
 
 let node: TestNode;
@@ -16,9 +16,10 @@ let folder: string;
 
 beforeAll(async () => {
   folder = tempFolder("mount8-");
-  if (!existsSync(HELPER)) {
-    symlinkSync(KISEKI, HELPER);
-    const remove = () => rmSync(HELPER, { force: true });
+  for (const helper of HELPERS) {
+    if (existsSync(helper)) continue;
+    symlinkSync(KISEKI, helper);
+    const remove = () => rmSync(helper, { force: true });
     onCleanUp({ end: remove, endNow: remove });
   }
   node = await TestNode.start();
@@ -100,4 +101,112 @@ test("failures are one line of kiseki and a status of mount(8)", async () => {
     stderr: expect.stringMatching(/^kiseki: .*colour=red.*\n$/),
   });
   expect(isMounted(path)).toBe(false);
+});
+
+test("remount changes what it names and nothing else, by mount(8), with and without fstab, and by kiseki mount", async () => {
+  const path = mountpoint();
+  const fstab = join(folder, "fstab-remount");
+  writeFileSync(fstab, `${node.addr}/t/default  ${path}  kiseki  ${options("_netdev,nosuid,nodiratime")}  0  0\n`);
+  await runOk("mount", ["--fstab", fstab, path]);
+  const flags = () => mountinfo(path).split(" ")[5]?.split(",") ?? [];
+  const touch = () => run("touch", [join(path, "touched")]);
+  expect(flags()).toEqual(expect.arrayContaining(["rw", "nosuid"]));
+  expect((await touch()).status).toBe(0);
+  const ways: [string, (words: string) => Promise<unknown>][] = [
+    ["mount(8)", (words) => runOk("mount", ["-o", `remount,${words}`, path])],
+    ["mount(8) and fstab", (words) => runOk("mount", ["--fstab", fstab, "-o", `remount,${words}`, path])],
+    ["kiseki mount", (words) => runOk(KISEKI, ["mount", path, "-o", `remount,${words}`])],
+  ];
+  for (const [name, way] of ways) {
+    await way("ro");
+    expect({ name, flags: flags() }).toEqual({ name, flags: expect.arrayContaining(["ro", "nosuid"]) });
+    expect((await touch()).stderr).toContain("Read-only file system");
+    await way("rw");
+    expect({ name, flags: flags() }).toEqual({ name, flags: expect.arrayContaining(["rw", "nosuid"]) });
+    expect((await touch()).status).toBe(0);
+  }
+  await runOk(KISEKI, ["mount", path, "-o", "remount,noexec,nodiratime"]);
+  expect(flags()).toEqual(expect.arrayContaining(["noexec", "nosuid", "nodiratime"]));
+  const none = await run(KISEKI, ["mount", folder, "-o", "remount,ro"]);
+  expect(none).toMatchObject({ status: 1, stderr: expect.stringMatching(/^kiseki: .*no kiseki mount to change.*\n$/) });
+  await runOk("umount", [path]);
+});
+
+/** mount(8), "FILESYSTEM-INDEPENDENT MOUNT OPTIONS", and the words that README names. What mountinfo must show, and must not. */
+const WORDS: readonly (readonly [word: string, shows: string | null, hides: string | null])[] = [
+  ["async", null, null],
+  ["atime", null, "noatime"],
+  ["noatime", "noatime", null],
+  ["auto", null, null],
+  ["noauto", null, null],
+  ["defaults", "rw", "nosuid"],
+  ["dev", null, "nodev"],
+  ["nodev", "nodev", null],
+  ["diratime", null, "nodiratime"],
+  ["nodiratime", null, null],
+  ["exec", null, "noexec"],
+  ["noexec", "noexec", null],
+  ["group", "nosuid", null],
+  ["nofail", null, null],
+  ["relatime", null, "noatime"],
+  ["norelatime", null, null],
+  ["strictatime", null, "noatime"],
+  ["nostrictatime", null, null],
+  ["lazytime", null, null],
+  ["nolazytime", null, null],
+  ["suid", null, "nosuid"],
+  ["nosuid", "nosuid", null],
+  ["owner", "nosuid", null],
+  ["_netdev", null, null],
+  ["ro", "ro", "rw"],
+  ["rw", "rw", null],
+  ["user", "noexec", null],
+  ["nouser", null, null],
+  ["users", "noexec", null],
+  ["x-anything", null, null],
+  ["X-anything", null, null],
+  ["sync", "sync", null],
+  ["silent", null, null],
+  ["loud", null, null],
+  ["noiversion", null, null],
+  ["nomand", null, null],
+];
+
+test("each word of mount(8) is taken by mount(8), from fstab, and by kiseki mount", async () => {
+  const source = `${node.addr}/t/default`;
+  const direct = ["--data-addr", node.addr, "--tenant", "t", "--credentials", credentials];
+  const [byMount, byFstab, byKiseki] = [mountpoint(), mountpoint(), mountpoint()];
+  const fstab = join(folder, "fstab-word");
+  const ways: [way: string, path: string, mount: (word: string) => Promise<unknown>][] = [
+    ["mount(8)", byMount, (word) => runOk("mount", ["-t", "kiseki", source, byMount, "-o", options(word)])],
+    ["fstab", byFstab, () => runOk("mount", ["--fstab", fstab, byFstab])],
+    [
+      "kiseki mount",
+      byKiseki,
+      (word) => runOk(KISEKI, ["mount", byKiseki, ...direct, "-o", `${word},log_file=${join(folder, "words.log")}`]),
+    ],
+  ];
+  for (const [word, shows, hides] of WORDS) {
+    writeFileSync(fstab, `${source}  ${byFstab}  kiseki  ${options(word)}  0  0\n`);
+    await Promise.all(
+      ways.map(async ([way, path, mount]) => {
+        await mount(word);
+        // Those of the mount, and those of the filesystem.
+        const [, , , , , own, ...rest] = mountinfo(path).split(" ");
+        const flags = `${own},${rest.at(-1)}`.split(",");
+        // kiseki mount is nosuid,nodev unless root says otherwise.
+        const hidden = hides !== null && own?.split(",").includes(hides) && !(way === "kiseki mount" && word === "defaults");
+        expect({ word, way, shows: shows === null || flags.includes(shows), hidden }).toEqual({ word, way, shows: true, hidden: false });
+        await runOk("umount", [path]);
+      }),
+    );
+  }
+}, 240_000);
+
+test("words that kiseki can't keep are refused by name", async () => {
+  const path = mountpoint();
+  for (const word of ["dirsync", "mand", "iversion"]) {
+    const result = await run("mount", ["-t", "kiseki", `${node.addr}/t/default`, path, "-o", options(word)]);
+    expect(result).toMatchObject({ status: 1, stderr: `kiseki: -o ${word}: unknown mount option; see: kiseki mount --help\n` });
+  }
 });

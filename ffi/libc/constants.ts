@@ -39,3 +39,12 @@ export const MADV_HUGEPAGE = 14;
 
 /** sys/mount.h */
 export const MNT_DETACH = 2;
+export const MS_RDONLY = 0x1;
+export const MS_NOSUID = 0x2;
+export const MS_NODEV = 0x4;
+export const MS_NOEXEC = 0x8;
+export const MS_REMOUNT = 0x20;
+export const MS_NOATIME = 0x400;
+export const MS_NODIRATIME = 0x800;
+export const MS_RELATIME = 0x200000;
+export const MS_STRICTATIME = 0x1000000;

@@ -18,6 +18,7 @@ import {
   MAP_ANONYMOUS,
   MAP_PRIVATE,
   MFD_CLOEXEC,
+  MS_REMOUNT,
   O_CLOEXEC,
   O_NONBLOCK,
   PROT_READ,
@@ -47,6 +48,7 @@ const library = dlopen(LIBC, {
   madvise: { args: ["ptr", "u64", "int"], returns: "int" },
   munmap: { args: ["ptr", "u64"], returns: "int" },
   umount2: { args: ["ptr", "int"], returns: "int" },
+  mount: { args: ["ptr", "ptr", "ptr", "u64", "ptr"], returns: "int" },
   lseek: { args: ["int", "i64", "int"], returns: FFIType.i64_fast },
   setpriority: { args: ["int", "u32", "int"], returns: "int" },
   vsnprintf: { args: ["ptr", "u64", "ptr", "ptr"], returns: "int" },
@@ -173,6 +175,11 @@ export function adviseHugePages(address: Pointer, length: number): void {
 /** umount2(2). Never call it on this process's own live mount: it may wait for a request that only this thread answers. */
 export function umount2(target: string, flags: number): void {
   check("umount2", libc.umount2(cString(target), flags));
+}
+
+/** mount(2) with MS_REMOUNT: `flags` are all that the mount is to have. Never call it on this process's own live mount. */
+export function remount(target: string, flags: number): void {
+  check("mount", libc.mount(cString("none"), cString(target), null, MS_REMOUNT | flags, null));
 }
 
 /** Formats what a C library passed to its log callback: a format and a va_list, which both ABIs pass as an address. */

@@ -17,6 +17,7 @@ test("the words of mount(8) and fstab are taken", () => {
   expect(parseMountWords([words])).toEqual({
     given: [{ name: "ro", text: "false", source: "-o rw" }],
     kernelFlags: ["suid", "dev"],
+    remount: null,
   });
   expect(parseMountWords(["nodev,nosuid,noexec,noatime"]).kernelFlags.toSorted()).toEqual(["noatime", "nodev", "noexec", "nosuid"]);
 });
@@ -29,6 +30,10 @@ test("the later of two contrary words counts", () => {
 test("user implies noexec, nosuid and nodev, unless a later word says otherwise", () => {
   expect(parseMountWords(["user"]).kernelFlags.toSorted()).toEqual(["nodev", "noexec", "nosuid"]);
   expect(parseMountWords(["users,exec"]).kernelFlags.toSorted()).toEqual(["nodev", "nosuid"]);
+});
+
+test("a remount names the words for the kernel, and leaves all else alone", () => {
+  expect(parseMountWords(["rw,user_id=0,nosuid,remount,cache_l1_max=1G", "ro"]).remount).toEqual(["rw", "nosuid", "ro"]);
 });
 
 test("an unknown word is refused by its name, unless mount is sloppy", () => {

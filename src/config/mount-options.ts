@@ -118,8 +118,10 @@ function findOption(name: string): (MountOption & { name: MountOptionName }) | u
 /** What a list of -o words asks for. */
 export interface MountWords {
   readonly given: readonly GivenOption[];
-  /** nodev, nosuid, noexec, noatime, nodiratime: what libfuse passes on to mount(2). */
+  /** nodev, nosuid, noexec, noatime: what libfuse passes on to mount(2). */
   readonly kernelFlags: readonly string[];
+  /** `remount`: the words of mount(8) change what is mounted there. In order, those for the kernel and ro, rw. */
+  readonly remount: readonly string[] | null;
 }
 
 /** Words of mount(8) for the kernel: of those about the same thing the last one counts. */
@@ -138,8 +140,12 @@ const KERNEL_WORDS = new Map<string, { readonly about: string; readonly flag: st
   ["norelatime", { about: "atime", flag: null }],
   ["strictatime", { about: "atime", flag: null }],
   ["nostrictatime", { about: "atime", flag: null }],
+  // The kernel then calls fsync after each write.
+  ["sync", { about: "sync", flag: "sync" }],
+  ["async", { about: "sync", flag: null }],
   ["diratime", { about: "diratime", flag: null }],
-  ["nodiratime", { about: "diratime", flag: "nodiratime" }],
+  // libfuse does not know it. Nothing moves a folder's atime anyway.
+  ["nodiratime", { about: "diratime", flag: null }],
 ]);
 /** mount(8): words that imply others. */
 const IMPLIED_WORDS = new Map<string, readonly string[]>([
@@ -157,11 +163,14 @@ const IGNORED_WORDS = new Set([
   "nousers",
   "noowner",
   "nogroup",
-  "async",
   "_netdev",
   "nofail",
   "lazytime",
   "nolazytime",
+  "silent",
+  "loud",
+  "nomand",
+  "noiversion",
 ]);
 
 /** Splits "a,b=c\,d" at commas that have no backslash before them, as mount.fuse does. */
@@ -176,9 +185,15 @@ function splitWords(text: string): string[] {
 export function parseMountWords(texts: readonly string[], sloppy = false): MountWords {
   const given: GivenOption[] = [];
   const kernel = new Map<string, string | null>();
+  const plain: string[] = [];
+  const words = texts.flatMap(splitWords);
+  // mount(8) then brings all that fstab or the kernel says of the mount: what can't be changed is left alone.
+  const isRemount = words.includes("remount");
   const take = (word: string): void => {
     for (const implied of IMPLIED_WORDS.get(word) ?? []) take(implied);
     if (IMPLIED_WORDS.has(word) || IGNORED_WORDS.has(word) || /^(?:x-|X-|comment=)/.test(word)) return;
+    if (word === "remount") return;
+    if (word === "ro" || word === "rw" || KERNEL_WORDS.has(word)) plain.push(word);
     if (word === "rw") {
       given.push({ name: "ro", text: "false", source: "-o rw" });
       return;
@@ -191,7 +206,7 @@ export function parseMountWords(texts: readonly string[], sloppy = false): Mount
     const equals = word.indexOf("=");
     const option = findOption(equals < 0 ? word : word.slice(0, equals));
     if (option === undefined) {
-      if (sloppy) return;
+      if (sloppy || isRemount) return;
       throw new ConfigError(`-o ${word}: unknown mount option; see: kiseki mount --help`);
     }
     if (equals < 0 && option.value !== undefined) throw new ConfigError(`-o ${word}: expected ${word}=${option.value}`);
@@ -201,8 +216,8 @@ export function parseMountWords(texts: readonly string[], sloppy = false): Mount
       source: `-o ${equals < 0 ? word : word.slice(0, equals)}`,
     });
   };
-  for (const text of texts) for (const word of splitWords(text)) take(word);
-  return { given, kernelFlags: [...kernel.values()].filter((flag) => flag !== null) };
+  for (const word of words) take(word);
+  return { given, kernelFlags: [...kernel.values()].filter((flag) => flag !== null), remount: isRemount ? plain : null };
 }
 
 /** The options that environment variables give. An empty variable counts as not set. */

@@ -18,11 +18,12 @@ export async function mountHelper(args: readonly string[]): Promise<void> {
     const prepared = await prepareMount({
       mountpoint,
       given: parseMountSpec(spec),
-      words: [MOUNT8_DEFAULTS, ...options],
+      // What a remount doesn't name stays.
+      words: options.some((text) => text.split(",").includes("remount")) ? options : [MOUNT8_DEFAULTS, ...options],
       sloppy,
       foreground: false,
     });
-    if (!fake) await startPreparedMount(prepared);
+    if (prepared !== null && !fake) await startPreparedMount(prepared);
   } catch (error) {
     const failure = failureOf(error);
     const status = reportFailure(failure);

@@ -9,6 +9,7 @@ import { enterServingEnvironment } from "../../process/own-command.ts";
 import { untilStopped } from "../../process/stop-signal.ts";
 import { checkIsFolder, resolveMountpoint } from "../shared/mountpoint.ts";
 import { startInBackground } from "./background.ts";
+import { remountCommand } from "./remount.ts";
 
 /** What was asked for. */
 export interface MountStart {
@@ -25,9 +26,16 @@ export interface MountStart {
 /** Checked settings and opened credentials: everything that a mount process needs. */
 export type PreparedMount = Pick<MountJob, "config" | "credentials"> & { readonly foreground: boolean };
 
-/** @throws ConfigError, CommandError, CredentialsError: before anything is mounted. */
-export async function prepareMount(start: MountStart): Promise<PreparedMount> {
-  const { given, kernelFlags } = parseMountWords(start.words, start.sloppy);
+/**
+ * null: it was a remount, which is done.
+ * @throws ConfigError, CommandError, CredentialsError: before anything is mounted.
+ */
+export async function prepareMount(start: MountStart): Promise<PreparedMount | null> {
+  const { given, kernelFlags, remount } = parseMountWords(start.words, start.sloppy);
+  if (remount !== null) {
+    remountCommand(resolveMountpoint(start.mountpoint), remount);
+    return null;
+  }
   const mountpoint = resolveMountpoint(start.mountpoint);
   const config = resolveMountConfig(mountpoint, [start.given, given, mountOptionsOfEnvironment(process.env)], kernelFlags);
   checkIsFolder(mountpoint);
@@ -55,5 +63,6 @@ export async function startPreparedMount(prepared: PreparedMount): Promise<void>
 
 export async function startMount(start: MountStart): Promise<void> {
   if (start.foreground) enterServingEnvironment();
-  await startPreparedMount(await prepareMount(start));
+  const prepared = await prepareMount(start);
+  if (prepared !== null) await startPreparedMount(prepared);
 }

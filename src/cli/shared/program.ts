@@ -5,8 +5,8 @@ import { failureOf } from "../../client/failure-of.ts";
 import { ExitStatus, reportFailure } from "../../process/failure.ts";
 import { VERSION } from "../../version.ts";
 
-/** mount(8) runs the file of this name for `mount -t kiseki`. */
-const MOUNT_HELPER_NAME = "mount.kiseki";
+/** mount(8) runs the files of these names: for `mount -t kiseki`, and for what it finds mounted (`mount -o remount`). */
+const MOUNT_HELPER_NAMES = ["mount.kiseki", "mount.fuse.kiseki"];
 
 /** The program without its commands. They must be added after this, to inherit its settings. */
 export function createProgram(): Command {
@@ -25,7 +25,7 @@ export function createProgram(): Command {
 export async function run(program: Command): Promise<never> {
   try {
     // process.argv0 is the name as typed or given by mount(8), also in the compiled binary, where argv[0] is "bun".
-    if (basename(process.argv0) === MOUNT_HELPER_NAME) {
+    if (MOUNT_HELPER_NAMES.includes(basename(process.argv0))) {
       const { mountHelper } = await import("../mount/helper.ts");
       await mountHelper(process.argv.slice(2));
     } else {
