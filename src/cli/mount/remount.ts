@@ -36,7 +36,7 @@ const WORDS: Readonly<Record<string, readonly [set: number, clear: number]>> = {
 };
 
 /** The flags of mount(2) after `words`, from those that mountinfo shows ("rw,nosuid,nodev,relatime"). */
-export function flagsAfter(shown: string, words: readonly string[]): number {
+function flagsAfter(shown: string, words: readonly string[]): number {
   let flags = 0;
   for (const word of [...shown.split(","), ...words]) {
     const [set, clear] = WORDS[word] ?? [0, 0];
