@@ -1,7 +1,14 @@
 /** One client's connection: who it is, and what each operation does. */
 import { NodeError } from "../protocol/errors.ts";
 import { ANSWER_TARGET_BYTES, FRAME_HEADER_MAX_BYTES, LEASE_MS } from "../protocol/limits.ts";
-import { type InodeBundle, type InodeWant, PROTOCOL_VERSION, type RequestOf, type StoreState } from "../protocol/messages.ts";
+import {
+  type InodeBundle,
+  type InodeWant,
+  type NamespaceState,
+  PROTOCOL_VERSION,
+  type RequestOf,
+  type StoreState,
+} from "../protocol/messages.ts";
 import { inodeOfKey } from "../protocol/record-keys.ts";
 import type { ClientOpName, FrameHandler, FrameSession, HandlerTable, MaybePromise, Reply } from "../transport/frame-server.ts";
 import type { PolicyStore } from "./policy-store.ts";
@@ -29,6 +36,7 @@ export interface NodeServices {
     readonly instance: Uint8Array;
     readonly start: { readonly number: number; readonly id: Uint8Array };
     knowsStart(id: Uint8Array): boolean;
+    recoveredSince(id: Uint8Array, tenant: string, namespace: string): number | null;
   };
   /** Destroys the tenant's keys and ends its sessions. Returns how many keys there were. */
   shred(tenant: string): number;
@@ -71,6 +79,10 @@ export class ClientConnection implements FrameHandler {
       if (this.#greeted.session !== null) this.#greeted.session.lastHeardMs = performance.now();
     }
     return this.#table[op](request, body, requestId);
+  }
+
+  get hasGreeted(): boolean {
+    return this.#greeted !== null;
   }
 
   onClose(): void {
@@ -117,6 +129,7 @@ export class ClientConnection implements FrameHandler {
     if (this.#closed) throw new NodeError("session_lost", "the connection is closed");
     const { session, resumed } = this.#services.sessions.hello(sessionId, tenant.name, role, frames);
     this.#greeted = { tenant, session, sessionId: sessionId.slice() };
+    frames.greeted();
     return {
       answer: {
         nodeVersion: this.#services.version,
@@ -136,8 +149,14 @@ export class ClientConnection implements FrameHandler {
       start: start.number,
       startId: start.id,
       knowsLastStart: lastStart.length === 0 || this.#services.keys.knowsStart(lastStart),
-      namespaces: role === "data" ? [] : tenant.namespaces().map(({ name, shard }) => ({ name, ...shard.state })),
+      namespaces: role === "data" ? [] : tenant.namespaces().map((namespace) => this.#state(tenant, namespace, lastStart)),
     };
+  }
+
+  #state(tenant: Tenant, { name, shard }: Namespace, lastStart: Uint8Array): NamespaceState {
+    const { seq, durableSeq } = shard.state;
+    const recoveredSeq = lastStart.length === 0 ? seq : (this.#services.keys.recoveredSince(lastStart, tenant.name, name) ?? seq);
+    return { name, seq, durableSeq, recoveredSeq };
   }
 
   #operations(): HandlerTable {
@@ -178,9 +197,9 @@ export class ClientConnection implements FrameHandler {
 
       inoGrant: async ({ ns, count }) => ({ answer: await this.#tenant.namespace(ns).shard.grantInos(count) }),
       get: ({ ns, keys }) =>
-        then(this.#tenant.namespace(ns).shard.get(keys), (records) => {
-          const bytes = records.reduce((sum, record) => sum + (record?.value.length ?? 0), 0);
-          if (bytes > GET_MAX_BYTES) throw new NodeError("bad_request", `these records have ${bytes} bytes: ask for fewer at once`);
+        then(this.#tenant.namespace(ns).shard.get(keys, GET_MAX_BYTES), (records) => {
+          if (records === null)
+            throw new NodeError("bad_request", `these records have more than ${GET_MAX_BYTES} bytes: ask for fewer at once`);
           return { answer: { records } };
         }),
       inode: ({ ns, ino, want }) => {

@@ -9,7 +9,7 @@
  *     DIR/tenants/<tenant>/namespaces/<name>/    one shard each
  *     DIR/tenants/<tenant>/chunks/<2 hex>/       sealed chunks
  */
-import { existsSync, mkdirSync, readdirSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { chmodSync, existsSync, mkdirSync, readdirSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { TENANT_NAME_PATTERN } from "../protocol/limits.ts";
 
@@ -40,14 +40,20 @@ export class DataFolder {
   }
 
   /**
-   * Makes the folder (mode 0700) where there is none.
-   * @throws Error when something else is there
+   * Makes the folder (mode 0700) where there is none; an empty one becomes so.
+   * @throws Error when something else is there, or others may look into it
    */
   prepare(): void {
     if (existsSync(this.path)) {
       if (!statSync(this.path).isDirectory()) throw new Error(`${this.path}: not a folder`);
       if (!existsSync(this.database) && readdirSync(this.path).some((name) => name !== "lost+found" && name !== "pki")) {
         throw new Error(`${this.path}: holds files that are not kiseki's; give an empty or a new folder`);
+      }
+    }
+    if (existsSync(this.path)) {
+      if (!existsSync(this.database)) chmodSync(this.path, 0o700);
+      else if ((statSync(this.path).mode & 0o077) !== 0) {
+        throw new Error(`${this.path}: group or others may use this folder, which has the cluster's keys; run: chmod 700 ${this.path}`);
       }
     }
     mkdirSync(this.tenants, { recursive: true, mode: 0o700 });

@@ -25,6 +25,8 @@ CREATE TABLE IF NOT EXISTS sessions(session BLOB PRIMARY KEY, tenant TEXT NOT NU
 CREATE TABLE IF NOT EXISTS keys(tenant TEXT NOT NULL, epoch INTEGER NOT NULL, wrapped BLOB NOT NULL, PRIMARY KEY(tenant, epoch)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS instance(id BLOB PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS starts(number INTEGER PRIMARY KEY, id BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS recovered(start INTEGER NOT NULL, tenant TEXT NOT NULL, namespace TEXT NOT NULL, seq INTEGER NOT NULL,
+  PRIMARY KEY(tenant, namespace, start)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS shredded(tenant TEXT PRIMARY KEY, overwritten INTEGER NOT NULL) WITHOUT ROWID;
 `;
 
@@ -36,10 +38,13 @@ export interface StoredSession {
 /** Starts that are remembered: a client that was away for longer ones has to drop what it has cached. */
 const STARTS_KEPT = 4_096;
 
+/** Of so many starts it is remembered how far namespaces were. */
+const STARTS_RECOVERED_KEPT = 64;
+
 /** Writes down that the node starts. */
-function beginStart(db: Database, renew: boolean): Pick<NodeDatabase, "instance" | "start"> & { startIds: Set<string> } {
+function beginStart(db: Database, renew: boolean): Pick<NodeDatabase, "instance" | "start"> & { startIds: Map<string, number> } {
   return db.transaction(() => {
-    if (renew) for (const table of ["instance", "starts", "sessions"]) db.run(`DELETE FROM ${table}`);
+    if (renew) for (const table of ["instance", "starts", "recovered", "sessions"]) db.run(`DELETE FROM ${table}`);
     using known = db.prepare<{ id: Uint8Array }, []>("SELECT id FROM instance");
     let instance = known.get()?.id;
     if (instance === undefined) {
@@ -51,7 +56,8 @@ function beginStart(db: Database, renew: boolean): Pick<NodeDatabase, "instance"
     const start = { number: (before.at(-1)?.number ?? 0) + 1, id: new Uint8Array(randomBytes(INSTANCE_ID_BYTES)) };
     db.run("INSERT INTO starts(number, id) VALUES(?, ?)", [start.number, start.id]);
     db.run("DELETE FROM starts WHERE number <= ?", [start.number - STARTS_KEPT]);
-    return { instance, start, startIds: new Set([...before, start].map(({ id }) => id.toHex())) };
+    db.run("DELETE FROM recovered WHERE start <= ?", [start.number - STARTS_RECOVERED_KEPT]);
+    return { instance, start, startIds: new Map([...before, start].map(({ number, id }) => [id.toHex(), number])) };
   })();
 }
 
@@ -77,7 +83,9 @@ export class NodeDatabase {
   readonly #keys: Statement<{ epoch: number; wrapped: Uint8Array }, [string]>;
   readonly #addKey: Statement<unknown, [string, number, Uint8Array]>;
   readonly #path: string;
-  readonly #startIds: Set<string>;
+  /** Numbers of the starts that are remembered, by their ids in hexadecimal. */
+  readonly #startIds: ReadonlyMap<string, number>;
+  readonly #recovered: Statement<{ seq: number | null; starts: number }, [string, string, number]>;
   /** Random bytes that name this data; others from each `renew()` on. */
   readonly instance: Uint8Array;
   /** Of this start: its number, one more than the one before, and random bytes. */
@@ -119,6 +127,9 @@ export class NodeDatabase {
     this.#addSession = db.prepare("INSERT OR IGNORE INTO sessions(session, tenant) VALUES(?, ?)");
     this.#removeSession = db.prepare("DELETE FROM sessions WHERE session = ?");
     this.#keys = db.prepare("SELECT epoch, wrapped FROM keys WHERE tenant = ? ORDER BY epoch");
+    this.#recovered = db.prepare(
+      "SELECT MIN(seq) AS seq, COUNT(*) AS starts FROM recovered WHERE tenant = ? AND namespace = ? AND start > ?",
+    );
     this.#addKey = db.prepare("INSERT INTO keys(tenant, epoch, wrapped) VALUES(?, ?, ?)");
     const shredded = db.query<{ tenant: string; overwritten: number }, []>("SELECT tenant, overwritten FROM shredded").all();
     this.#shredded = new Set(shredded.map(({ tenant }) => tenant));
@@ -128,6 +139,28 @@ export class NodeDatabase {
   /** Whether this data was served under a start with this id. */
   knowsStart(id: Uint8Array): boolean {
     return this.#startIds.has(id.toHex());
+  }
+
+  /** Writes down how far namespaces were when the node started. */
+  recordRecovered(states: Iterable<{ tenant: string; namespace: string; seq: number }>): void {
+    this.#guard(() =>
+      this.#db.transaction(() => {
+        using insert = this.#db.prepare("INSERT OR REPLACE INTO recovered(start, tenant, namespace, seq) VALUES(?, ?, ?, ?)");
+        for (const { tenant, namespace, seq } of states) insert.run(this.start.number, tenant, namespace, seq);
+      })(),
+    );
+  }
+
+  /**
+   * The least that a namespace had at a start after the one with this id: what was there before and is not behind it was never lost. 0 where that is
+   * not known; null: the node has not started since.
+   */
+  recoveredSince(id: Uint8Array, tenant: string, namespace: string): number | null {
+    const start = this.#startIds.get(id.toHex());
+    if (start === this.start.number) return null;
+    if (start === undefined) return 0;
+    const row = this.#guard(() => this.#recovered.get(tenant, namespace, start));
+    return row === null || row.seq === null || row.starts !== this.start.number - start ? 0 : row.seq;
   }
 
   sessions(): StoredSession[] {
@@ -199,6 +232,6 @@ export class NodeDatabase {
   }
 
   close(): void {
-    closeDatabase(this.#db, [this.#sessions, this.#addSession, this.#removeSession, this.#keys, this.#addKey]);
+    closeDatabase(this.#db, [this.#sessions, this.#addSession, this.#removeSession, this.#keys, this.#addKey, this.#recovered]);
   }
 }

@@ -12,6 +12,7 @@ import { LocalChunkStore } from "./chunks/local.ts";
 import { ClientConnection, type NodeServices } from "./client-connection.ts";
 import { Collector, GC_GRACE_DEFAULT_MS } from "./collector.ts";
 import { DataFolder } from "./data-folder.ts";
+import { Doorkeeper, type DoorkeeperLimits } from "./doorkeeper.ts";
 import { DEFAULT_NAMESPACE } from "./engines/engine.ts";
 import { SqliteEngine } from "./engines/sqlite.ts";
 import { NodeDatabase } from "./node-database.ts";
@@ -40,6 +41,7 @@ export interface StorageNodeOptions {
   readonly logger: NodeLogger;
   /** The data folder has gone back on purpose: a backup was restored. It gets a new instance id, and numbers above all that were used. */
   readonly restored?: boolean;
+  readonly door?: DoorkeeperLimits;
   readonly gcGraceMs?: number;
   readonly sessionTimeoutMs?: number;
 }
@@ -57,6 +59,7 @@ export class StorageNode implements NodeServices {
   readonly #arriving = new Map<string, Promise<Tenant>>();
   readonly #connections = new Set<FrameSession>();
   readonly #logger: NodeLogger;
+  readonly #door: Doorkeeper;
   #listener: Listener | null = null;
   readonly #stopping = new AbortController();
   #removal: Promise<void> = Promise.resolve();
@@ -72,6 +75,7 @@ export class StorageNode implements NodeServices {
     this.cluster = cluster;
     this.version = options.version;
     this.#logger = options.logger;
+    this.#door = new Doorkeeper((fields, message) => options.logger.info(fields, message), options.door);
     this.#folder = folder;
     this.#engine = engine;
     this.#tenants = tenants;
@@ -95,6 +99,11 @@ export class StorageNode implements NodeServices {
       const { cluster, tls } = await ensureCluster(folder.pki, hostname());
       const tenants = await openTenants(folder, engine, database.shreddedTenants);
       if (options.restored === true) await skipNumbers(tenants);
+      database.recordRecovered(
+        [...tenants.values()].flatMap((tenant) =>
+          tenant.namespaces().map(({ name, shard }) => ({ tenant: tenant.name, namespace: name, seq: shard.state.recoveredSeq })),
+        ),
+      );
       const node = new StorageNode(options, folder, cluster, database, engine, tenants);
       sessions = node.sessions;
       await node.sessions.load();
@@ -103,7 +112,9 @@ export class StorageNode implements NodeServices {
           host: options.host,
           port: options.port,
           tls,
-          onRejected: (remoteAddress, reason) => options.logger.info({ remoteAddress, reason }, "peer turned away"),
+          onRejected: (remoteAddress, reason) => node.#door.turnedAway(remoteAddress, reason),
+          refusal: (remoteAddress) => node.#door.refusal(remoteAddress),
+          onLeft: (remoteAddress) => node.#door.left(remoteAddress),
         },
         (connection) => node.#accept(connection),
       );
@@ -139,16 +150,19 @@ export class StorageNode implements NodeServices {
       tenant = tenantOfPeer(connection.peer, this.cluster);
     } catch (error) {
       tenant = error instanceof NodeError ? error : new NodeError("not_authorized");
-      this.#logger.warn({ remoteAddress: connection.remoteAddress, serial: connection.peer.serial }, "peer without a tenant");
+      this.#door.turnedAway(connection.remoteAddress, `its certificate ${connection.peer.serial} names no tenant`);
     }
     const handler = new ClientConnection(this, tenant);
+    let patienceEnds = (): void => {};
     const frames: FrameSession = serveFrames(
       connection,
       {
         reuseBodies: true,
+        isStranger: true,
         handle: (op, request, body, requestId) => handler.handle(op, request, body, requestId),
         onClose: (reason) => {
           this.#connections.delete(frames);
+          patienceEnds();
           handler.onClose();
           this.#logger.debug({ remoteAddress: connection.remoteAddress, reason }, "connection closed");
         },
@@ -156,6 +170,13 @@ export class StorageNode implements NodeServices {
       this.#logger,
     );
     handler.attach(frames);
+    patienceEnds = this.#door.expectHello(
+      () => handler.hasGreeted,
+      (reason) => {
+        this.#door.turnedAway(connection.remoteAddress, reason);
+        frames.close(reason);
+      },
+    );
     this.#connections.add(frames);
   }
 

@@ -6,10 +6,10 @@
 import { closeSync, mkdirSync, openSync, writeSync } from "node:fs";
 import { homedir } from "node:os";
 import { dirname, join } from "node:path";
-import { createLogger, type Logger } from "../log.ts";
+import { createLogger, type Logger, reopenLog } from "../log.ts";
 import { CommandError, ExitStatus, type Failure } from "./failure.ts";
 import { ownCommand, servingEnvironment } from "./own-command.ts";
-import { untilStopped } from "./stop-signal.ts";
+import { whileServing } from "./stop-signal.ts";
 
 /** What goes through standard input, as JSON. */
 interface Handover<C> {
@@ -136,7 +136,7 @@ export async function runBackground<C extends { logLevel: Parameters<typeof crea
       config,
       secrets: handover.secrets,
       log,
-      stop: untilStopped(),
+      stop: whileServing(() => reopenLog(log)),
       onReady: (ready) => answer({ ready }),
     });
   } catch (error) {

@@ -69,6 +69,9 @@ export class FrameDecoder {
   readonly #bodyTarget: ((requestId: number, length: number) => BodyTarget) | undefined;
   readonly #isNode: boolean;
 
+  /** Of the frames that begin from now on. */
+  headerMaxBytes = FRAME_HEADER_MAX_BYTES;
+  bodyMaxBytes = FRAME_BODY_MAX_BYTES;
   /** Fixed part of the frame being read, while it comes in pieces. */
   readonly #fixed = new Uint8Array(FRAME_FIXED_BYTES);
   #fixedFilled = 0;
@@ -167,11 +170,11 @@ export class FrameDecoder {
     }
     const restBytes = FRAME_FIXED_BYTES - 4 + headerBytes;
     const bodyBytes = length - restBytes;
-    const headerMax = error ? ERROR_HEADER_MAX_BYTES : FRAME_HEADER_MAX_BYTES;
+    const headerMax = error ? ERROR_HEADER_MAX_BYTES : this.headerMaxBytes;
     if (headerBytes < 1 || headerBytes > headerMax)
       throw new ProtocolError(`frame: header of ${headerBytes} bytes, 1 to ${headerMax} allowed`);
     if (bodyBytes < 0) throw new ProtocolError(`frame: length ${length} is less than its parts, ${restBytes}`);
-    const bodyMax = bodyMaxBytes(op, answer, error);
+    const bodyMax = Math.min(bodyMaxBytes(op, answer, error), this.bodyMaxBytes);
     if (bodyBytes > bodyMax) throw new ProtocolError(`frame: ${op} with a body of ${bodyBytes} bytes, at most ${bodyMax} allowed`);
 
     this.#op = op;

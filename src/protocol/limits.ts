@@ -41,6 +41,8 @@ export const INO_GRANT_MAX = 65_536;
 
 /** The msgpack header of one frame at most: a commit with several large records. */
 export const FRAME_HEADER_MAX_BYTES = 8 * MIB;
+/** Header and body of a frame before hello was answered: hello itself has some 200 bytes, and nobody is known yet. */
+export const HELLO_PART_MAX_BYTES = 64 * KIB;
 /** The raw body of one frame at most: one sealed chunk. */
 export const FRAME_BODY_MAX_BYTES = SEALED_CHUNK_MAX_BYTES;
 /** Requests in flight per connection at most; the node stops reading beyond it. */

@@ -166,7 +166,7 @@ export interface NamespaceState {
   seq: number;
   /** Of the newest delta that is known to survive power loss. */
   durableSeq: number;
-  /** Of the newest delta that was there when the node started. */
+  /** Of the newest delta that was there at each start since the one that hello named; 0: nobody knows. */
   recoveredSeq: number;
 }
 

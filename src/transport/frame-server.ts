@@ -5,7 +5,7 @@
 import { decodeAnswer, decodeError, decodeRequest, encodeAnswerFrame, encodeErrorFrame, encodeRequestFrame } from "../protocol/codec.ts";
 import { NodeError, ProtocolError, TransportError } from "../protocol/errors.ts";
 import { type Frame, FrameDecoder, REQUEST_ID_MAX } from "../protocol/frame.ts";
-import { CHUNK_MAX_BYTES, IN_FLIGHT_MAX } from "../protocol/limits.ts";
+import { CHUNK_MAX_BYTES, FRAME_BODY_MAX_BYTES, FRAME_HEADER_MAX_BYTES, HELLO_PART_MAX_BYTES, IN_FLIGHT_MAX } from "../protocol/limits.ts";
 import type { AnswerOf, NodeErrorCode, OpName, RequestOf } from "../protocol/messages.ts";
 import { giveBuffer, takeBuffer } from "./buffer-pool.ts";
 import type { Connection } from "./transport.ts";
@@ -37,6 +37,8 @@ export interface FrameHandler {
   handle<O extends ClientOpName>(op: O, request: RequestOf<O>, body: Uint8Array, requestId: number): MaybePromise<Reply<O>>;
   /** The handler is done with a body when its answer has settled: the memory is used again. */
   readonly reuseBodies?: boolean;
+  /** Until greeted() is called nobody knows who is at the other end: headers and bodies have HELLO_PART_MAX_BYTES at most. */
+  readonly isStranger?: boolean;
   /** Once, when the connection is gone; handlers still running may finish, their answers go nowhere. */
   onClose?(reason: string): void;
 }
@@ -57,6 +59,8 @@ export interface FrameSession {
   call<O extends "recall">(op: O, request: RequestOf<O>, timeoutMs: number): Promise<AnswerOf<O>>;
   /** From now on every new request is refused as "shutting_down"; resolves when those in flight have been answered. */
   drain(): Promise<void>;
+  /** The stranger is known: it may send what the protocol allows. */
+  greeted(): void;
   close(reason: string): void;
 }
 
@@ -106,6 +110,10 @@ class FrameServer implements FrameSession {
       onFrame: (frame) => this.#received(frame),
       bodyTarget: (_requestId, length) => (handler.reuseBodies === true ? takeBuffer(length) : null),
     });
+    if (handler.isStranger === true) {
+      this.#decoder.headerMaxBytes = HELLO_PART_MAX_BYTES;
+      this.#decoder.bodyMaxBytes = HELLO_PART_MAX_BYTES;
+    }
     connection.onData = (bytes) => this.#push(bytes);
     connection.onClose = (reason) => this.#onClose(reason);
   }
@@ -136,6 +144,11 @@ class FrameServer implements FrameSession {
       if (this.#inFlight === 0) this.#draining.resolve();
     }
     return this.#draining.promise;
+  }
+
+  greeted(): void {
+    this.#decoder.headerMaxBytes = FRAME_HEADER_MAX_BYTES;
+    this.#decoder.bodyMaxBytes = FRAME_BODY_MAX_BYTES;
   }
 
   close(reason: string): void {

@@ -68,9 +68,7 @@ export class StoreMemory {
         const why = `namespace ${namespace.name} is at delta ${namespace.seq}, and delta ${known.durableSeq} was said to be durable: its disk has lost data, or an older copy was restored`;
         return { kind: "went-back", why: `${why}; bring the newer data back, or start the node with --restored, and then ${REMEDY}` };
       }
-      // Of starts before the present one nobody says how far they had come.
-      const survivedSeq = store.start === this.#start ? namespace.seq : store.start === this.#start + 1 ? namespace.recoveredSeq : 0;
-      if (survivedSeq < known.seq) lost.push({ ...namespace, recoveredSeq: Math.max(survivedSeq, known.durableSeq) });
+      if (namespace.recoveredSeq < known.seq) lost.push({ ...namespace, recoveredSeq: Math.max(namespace.recoveredSeq, known.durableSeq) });
     }
     this.#instance = instance;
     this.#start = store.start;

@@ -46,8 +46,11 @@ function alertText(error: Error): string {
 
 interface ServerSocketState {
   connection: TlsConnection | null;
-  handshakeTimer: ReturnType<typeof setTimeout>;
+  handshakeTimer: ReturnType<typeof setTimeout> | undefined;
   error: string | null;
+  /** It was not refused. */
+  isIn: boolean;
+  readonly remoteAddress: string;
 }
 
 async function listen(options: ListenOptions, onConnection: (connection: Connection) => void): Promise<Listener> {
@@ -62,9 +65,16 @@ async function listen(options: ListenOptions, onConnection: (connection: Connect
     tls: { ...tlsOptions(options.tls), requestCert: true, rejectUnauthorized: true },
     socket: {
       open(socket) {
+        const remoteAddress = `${socket.remoteAddress}:${socket.remotePort}`;
+        const refusal = options.refusal?.(remoteAddress) ?? null;
+        if (refusal !== null) {
+          socket.data = { connection: null, handshakeTimer: undefined, error: null, isIn: false, remoteAddress };
+          reject(socket, refusal);
+          return;
+        }
         const handshakeTimer = setTimeout(() => reject(socket, "no TLS handshake in time"), HANDSHAKE_TIMEOUT_MS);
         handshakeTimer.unref();
-        socket.data = { connection: null, handshakeTimer, error: null };
+        socket.data = { connection: null, handshakeTimer, error: null, isIn: true, remoteAddress };
       },
       handshake(socket, success, error) {
         clearTimeout(socket.data.handshakeTimer);
@@ -93,6 +103,7 @@ async function listen(options: ListenOptions, onConnection: (connection: Connect
       },
       close(socket, error) {
         clearTimeout(socket.data.handshakeTimer);
+        if (socket.data.isIn) options.onLeft?.(socket.data.remoteAddress);
         socket.data.connection?.ended(socket.data.error ?? error?.message ?? "closed by the peer");
       },
     },

@@ -59,6 +59,10 @@ export interface ListenOptions {
   readonly tls: TlsIdentity;
   /** Told about peers that were turned away before they became a connection (no certificate, another CA, expired). */
   readonly onRejected?: (remoteAddress: string, reason: string) => void;
+  /** Asked before the handshake, which costs a millisecond: why this peer may not come in; null: it may. */
+  readonly refusal?: (remoteAddress: string) => string | null;
+  /** One that was let in has gone, handshake or not. */
+  readonly onLeft?: (remoteAddress: string) => void;
 }
 
 export interface ConnectOptions {

@@ -4,9 +4,9 @@ import type { MountJob } from "../../client/mount-job.ts";
 import { openCredentials } from "../../client/open-credentials.ts";
 import { resolveMountConfig } from "../../config/mount-config.ts";
 import { type GivenOption, mountOptionsOfEnvironment, parseMountWords } from "../../config/mount-options.ts";
-import { createLogger } from "../../log.ts";
+import { createLogger, reopenLog } from "../../log.ts";
 import { enterServingEnvironment } from "../../process/own-command.ts";
-import { untilStopped } from "../../process/stop-signal.ts";
+import { whileServing } from "../../process/stop-signal.ts";
 import { checkIsFolder, resolveMountpoint } from "../shared/mountpoint.ts";
 import { startInBackground } from "./background.ts";
 import { remountCommand } from "./remount.ts";
@@ -52,11 +52,12 @@ export async function startPreparedMount(prepared: PreparedMount): Promise<void>
   }
   // Not before it is needed: it loads libfuse, and the parent of a background mount must not.
   const { mountMain } = await import("../../client/mount-process.ts");
+  const log = createLogger(config.logLevel, config.logFile);
   await mountMain({
     config,
     credentials,
-    log: createLogger(config.logLevel, config.logFile),
-    stop: untilStopped(),
+    log,
+    stop: whileServing(() => reopenLog(log)),
     onReady: () => {},
   });
 }

@@ -15,6 +15,7 @@ export function registerServe(program: Command): void {
         .choices(["trace", "debug", "info", "warn", "error"])
         .default("info"),
     )
+    .option("--log-file <file>", "where the log is appended (default: standard error); SIGHUP and SIGUSR1 open it anew")
     .option("--restored", "the data folder is a backup that was restored: mounts from before must be mounted anew (for one start only)")
     .option("--verify", "read every record and chunk, report damage, and exit: 0 if there is none")
     .action(async (options: ServeOptions) => {

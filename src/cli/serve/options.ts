@@ -6,6 +6,7 @@ export interface ServeOptions {
   readonly listen: string;
   readonly gcGrace: string;
   readonly logLevel: string;
+  readonly logFile?: string;
   readonly verify?: boolean;
   readonly restored?: boolean;
 }

@@ -3,11 +3,11 @@ import { resolve } from "node:path";
 import { failureOf } from "../../client/failure-of.ts";
 import type { LogLevel } from "../../config/mount-config.ts";
 import { parseSeconds } from "../../config/units.ts";
-import { createLogger } from "../../log.ts";
+import { createLogger, reopenLog } from "../../log.ts";
 import { StorageNode } from "../../node/storage-node.ts";
 import { verifyDataFolder } from "../../node/verify.ts";
 import { CommandError, ExitStatus } from "../../process/failure.ts";
-import { untilStopped } from "../../process/stop-signal.ts";
+import { whileServing } from "../../process/stop-signal.ts";
 import { tcpTls } from "../../transport/tcp-tls.ts";
 import { VERSION } from "../../version.ts";
 import type { ServeOptions } from "./options.ts";
@@ -54,8 +54,8 @@ export async function serve(options: ServeOptions): Promise<void> {
   }
   // SQLite gives its files the mode 0644; nobody else has business here.
   process.umask(0o077);
-  const stopped = untilStopped();
-  const logger = createLogger(options.logLevel as LogLevel);
+  const logger = createLogger(options.logLevel as LogLevel, options.logFile === undefined ? null : resolve(options.logFile));
+  const stopped = whileServing(() => reopenLog(logger));
   const restored = options.restored === true;
   const node = await StorageNode.start({ dataDir, host, port, gcGraceMs, restored, version: VERSION, transport: tcpTls, logger }).catch(
     (error: unknown) => {

@@ -84,6 +84,6 @@ export function engineUnderTest(makeFixture: () => EngineFixture): EngineUnderTe
     },
     delta,
     commit: (parts) => shard.commit({ session: SESSION, delta: delta(parts) }),
-    read: async (key) => (await shard.get([key]))[0] ?? null,
+    read: async (key) => (await shard.get([key]))?.[0] ?? null,
   };
 }

@@ -46,7 +46,8 @@ export interface ShardEvent {
 
 /** Bundles come with `leased: false`: leases are the node's business. */
 export interface Shard {
-  get(keys: readonly Uint8Array[]): MaybePromise<(StoredRecord | null)[]>;
+  /** null: they have more than `maxBytes` together, of which no more are read. */
+  get(keys: readonly Uint8Array[], maxBytes?: number): MaybePromise<(StoredRecord | null)[] | null>;
   /** from <= key < to (null: no end). Stops at `limit` records or after `maxBytes` of keys and values, whichever is first. */
   range(from: Uint8Array, to: Uint8Array | null, limit: number, maxBytes: number): MaybePromise<RangeAnswer>;
   inode(ino: number, region0MaxBytes: number): MaybePromise<InodeBundle>;

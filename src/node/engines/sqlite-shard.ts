@@ -59,8 +59,18 @@ export class SqliteShard implements Shard {
     this.#inoReserved = this.#inoNext;
   }
 
-  get(keys: readonly Uint8Array[]): (StoredRecord | null)[] {
-    return this.#read(() => keys.map((key) => this.#reads.record(key)));
+  get(keys: readonly Uint8Array[], maxBytes = Number.POSITIVE_INFINITY): (StoredRecord | null)[] | null {
+    return this.#read(() => {
+      const records: (StoredRecord | null)[] = [];
+      let bytes = 0;
+      for (const key of keys) {
+        const record = this.#reads.record(key);
+        bytes += record?.value.length ?? 0;
+        if (bytes > maxBytes) return null;
+        records.push(record);
+      }
+      return records;
+    });
   }
   range(from: Uint8Array, to: Uint8Array | null, limit: number, maxBytes: number): RangeAnswer {
     return this.#read(() => this.#reads.range(from, to, limit, maxBytes));
