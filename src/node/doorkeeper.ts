@@ -18,7 +18,7 @@ export interface DoorkeeperLimits {
   readonly total: number;
 }
 
-export const DOORKEEPER_LIMITS: DoorkeeperLimits = {
+const DOORKEEPER_LIMITS: DoorkeeperLimits = {
   helloTimeoutMs: HELLO_TIMEOUT_MS,
   perAddress: CONNECTIONS_PER_ADDRESS_MAX,
   total: CONNECTIONS_MAX,
