@@ -1,6 +1,6 @@
 /**
  * How fast chunks move between the block arena and a node over TLS on loopback: seal, hash and send; fetch, verify and open. The
- * node is a second process that keeps nothing, so neither disk nor FUSE is in the figures.
+ * node is a second process that keeps nothing, so neither disk nor FUSE is in the figures, and its CPU time isn't.
  *
  *     bun scripts/bench-transfer.ts [MiB to move, default 1024]
  */
@@ -74,6 +74,7 @@ async function run(workers: number, inline: boolean, port: number, tls: TlsIdent
   const inFlight = async (label: string, move: (cells: number[]) => Promise<unknown>) => {
     for (const cells of slots) await move(cells);
     const startedAt = performance.now();
+    const cpuFrom = process.cpuUsage();
     let left = chunks;
     await Promise.all(
       slots.map(async (cells) => {
@@ -81,7 +82,10 @@ async function run(workers: number, inline: boolean, port: number, tls: TlsIdent
       }),
     );
     const seconds = (performance.now() - startedAt) / 1000;
-    console.log(`${name}: ${label}  ${((chunks * CHUNK_MAX_BYTES) / MIB / seconds).toFixed(0)} MiB/s`);
+    const mib = (chunks * CHUNK_MAX_BYTES) / MIB;
+    const cpu = process.cpuUsage(cpuFrom);
+    const cpuPerGib = ((cpu.user + cpu.system) / 1e6 / mib) * 1024;
+    console.log(`${name}: ${label}  ${(mib / seconds).toFixed(0)} MiB/s, ${cpuPerGib.toFixed(2)} s of CPU a GiB`);
   };
   await inFlight("up", async (cells) => {
     const put = await pool.put(cells, CHUNK_MAX_BYTES, TIMEOUT_MS);

@@ -1,4 +1,5 @@
 import { describe, expect, test } from "bun:test";
+import { createCipheriv, createHmac, hkdfSync } from "node:crypto";
 import fc from "fast-check";
 import { BLOCK_BYTES, CHUNK_HEADER_BYTES, CHUNK_MAX_BYTES, SEALED_CHUNK_MAX_BYTES, TAG_BYTES } from "../protocol/limits.ts";
 import { ChunkOpener } from "./chunk-opener.ts";
@@ -123,6 +124,45 @@ describe("ids", () => {
     expect(new Set(all.map((s) => s.sealed.subarray(CHUNK_HEADER_BYTES, CHUNK_HEADER_BYTES + 100).toHex())).size).toBe(all.length);
   });
 
+  test("every block counts for the id: its content, its place, and zeros at the end", () => {
+    const blocks = Array.from({ length: 4 }, (_, i) => pattern(BLOCK_BYTES, i + 1));
+    const seen = new Set([seal(Buffer.concat(blocks)).ref.id.toHex()]);
+    const add = (plain: Uint8Array) => seen.add(seal(plain).ref.id.toHex());
+    for (let i = 0; i < 4; i++) {
+      for (const at of [0, 17, BLOCK_BYTES - 1]) {
+        const changed = new Uint8Array(Buffer.concat(blocks));
+        changed[i * BLOCK_BYTES + at] = (changed[i * BLOCK_BYTES + at] as number) ^ 1;
+        add(changed);
+      }
+    }
+    for (const order of [
+      [1, 0, 2, 3],
+      [0, 1, 3, 2],
+      [3, 2, 1, 0],
+      [0, 0, 2, 3],
+    ])
+      add(Buffer.concat(order.map((i) => blocks[i] as Uint8Array)));
+    for (const zeros of [1, 15, 16, BLOCK_BYTES]) add(Buffer.concat([...blocks, new Uint8Array(zeros)]));
+    expect(seen.size).toBe(1 + 12 + 4 + 4);
+  });
+
+  test("the id is the HMAC of the length and the blocks' GMAC tags, made anew by other code", () => {
+    const plain = pattern(BLOCK_BYTES + 33);
+    const derive = (label: string) => hkdfSync("sha256", ring.export().keys[0]?.key as Uint8Array, new Uint8Array(0), label, 32);
+    const gmac = (block: Uint8Array, index: number) => {
+      const nonce = Buffer.alloc(12);
+      nonce.writeUInt32BE(index, 8);
+      const mac = createCipheriv("aes-256-gcm", new Uint8Array(derive("kiseki/v2/chunk-tag")), nonce).setAAD(block);
+      mac.final();
+      return mac.getAuthTag();
+    };
+    const length = Buffer.alloc(4);
+    length.writeUInt32BE(plain.length);
+    const hmac = createHmac("sha256", new Uint8Array(derive("kiseki/v2/chunk-id"))).update(length);
+    for (const [index, block] of cut(plain).entries()) hmac.update(gmac(block, index));
+    expect(seal(plain).ref.id.toHex()).toBe(hmac.digest("hex"));
+  });
+
   test("equal blocks of one chunk don't show as equal", () => {
     const { sealed } = seal(new Uint8Array(2 * BLOCK_BYTES));
     const block = (i: number) => sealed.subarray(CHUNK_HEADER_BYTES + i * (BLOCK_BYTES + TAG_BYTES)).subarray(0, BLOCK_BYTES);
@@ -219,8 +259,8 @@ describe("arithmetic", () => {
 
 test("a chunk that an earlier build sealed still opens, and is sealed the same today", () => {
   const { ref, sealed } = seal(new TextEncoder().encode("kiseki"));
-  expect(ref.id.toHex()).toBe("7866274293e335e15c53ee48d75869460e72d4578761b0c5741272c573219424");
+  expect(ref.id.toHex()).toBe("203b616ad077b05f0aa207f8c81b0dc94345bafd5f3038c698d2a239961d4362");
   expect(sealed.toHex()).toBe(
-    "6b736b6301100000000000010000000600000000000000000000000000000000e8b98df5bf23ca229bb576bdee733f4297f4c17fecc2",
+    "6b736b630210000000000001000000060000000000000000000000000000000043427a2ac39b985e74be3def33770c667c73ee72c643",
   );
 });

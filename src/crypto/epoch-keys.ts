@@ -9,7 +9,8 @@ export const FIRST_EPOCH = 1;
 const EPOCH_MAX = 2 ** 32 - 1;
 /** HKDF info labels. A changed format gets a new label, so that no key ever serves two formats. */
 export const KeyLabel = {
-  chunkId: "kiseki/v1/chunk-id",
+  chunkTag: "kiseki/v2/chunk-tag",
+  chunkId: "kiseki/v2/chunk-id",
   chunk: "kiseki/v1/chunk",
   name: "kiseki/v1/name",
   xattrName: "kiseki/v1/xattr-name",
@@ -34,6 +35,7 @@ export class EpochKeys {
   readonly epoch: number;
   readonly #dataKey: Uint8Array;
   readonly #root: HmacSha256;
+  readonly #chunkTag: KeyObject;
   readonly #chunkId: HmacSha256;
 
   /** @param dataKey 32 bytes; kept, and zeroed by wipe(). */
@@ -45,6 +47,9 @@ export class EpochKeys {
     const prk = hkdfExtract(new Uint8Array(0), dataKey);
     this.#root = new HmacSha256(prk);
     prk.fill(0);
+    const tagKey = this.derive(new TextEncoder().encode(KeyLabel.chunkTag));
+    this.#chunkTag = createSecretKey(tagKey);
+    tagKey.fill(0);
     this.#chunkId = new HmacSha256(this.derive(new TextEncoder().encode(KeyLabel.chunkId)));
   }
 
@@ -53,7 +58,12 @@ export class EpochKeys {
     return hkdfExpand32(this.#root, info);
   }
 
-  /** Hashes a chunk's plaintext to its id. */
+  /** AES-256 key of the GMAC tags of a chunk's blocks. Such a tag is never stored, sent or logged: see chunk-seal.ts. */
+  get chunkTag(): KeyObject {
+    return this.#chunkTag;
+  }
+
+  /** Hashes the tags of a chunk's blocks to its id. */
   get chunkId(): HmacSha256 {
     return this.#chunkId;
   }

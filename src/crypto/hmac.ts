@@ -14,11 +14,6 @@ export class HmacSha256 {
     this.#keyed = new Bun.CryptoHasher("sha256", key);
   }
 
-  /** A hasher for one message that comes in parts. */
-  begin(): Bun.CryptoHasher {
-    return this.#keyed.copy();
-  }
-
   /** The MAC of one message, as a view of a buffer that the next call overwrites. */
   digestShared(message: Uint8Array): Uint8Array {
     const hasher = this.#keyed.copy();

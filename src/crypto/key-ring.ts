@@ -4,7 +4,7 @@
  *     KEK (credentials file)
  *      └ wraps (AES-KW, RFC 3394) { "kskd", epoch u32, data key of 32 bytes }       48 bytes on the node, one an epoch
  *         └ HKDF-SHA256, salt empty (for a chunk key: the chunk id), info = label, or label 0x00 namespace
- *            ├ chunk-id key, chunk keys      of the tenant: equal content is stored once across its namespaces
+ *            ├ chunk-tag, chunk-id key, chunk keys   of the tenant: equal content is stored once across its namespaces
  *            └ name, xattr-name, record keys of one namespace; the record key of an inode has the inode number in its info too
  *
  * The epoch is wrapped with the key, so that a node can't pass one epoch's key off as another's. Names are hashed under the

@@ -9,7 +9,7 @@ export const CHUNK_MAX_BYTES = 4 * MIB;
 export const BLOCK_BYTES = 64 * KIB;
 /** AES-256-GCM tag, one after each sealed block or record (NIST SP 800-38D). */
 export const TAG_BYTES = 16;
-/** Chunk id = HMAC-SHA256(chunk-id key, plaintext). */
+/** A chunk id is an HMAC-SHA256: crypto/chunk-seal.ts. */
 export const CHUNK_ID_BYTES = 32;
 /** Clear header in front of a sealed chunk; see crypto/chunk-seal.ts. */
 export const CHUNK_HEADER_BYTES = 32;
