@@ -113,13 +113,13 @@ lab.same(
         "link": lambda path: (os.link(path, path + "2"), os.unlink(path + "2"))[1],
     }
     put("source", "hello"); os.chmod(".", 0o777)
-    for who, uid in [("owner", 1000), ("stranger", 1001), ("root", 0)]:
+    for who, uid, groups in [("owner", 1000, []), ("stranger", 1001, []), ("member", 1001, [5, 1000]), ("root", 0, [])]:
         for name, action in actions.items():
-            # Of a set-gid file that its group may not execute FUSE_HANDLE_KILLPRIV_V2 says: the bit stays, also when a stranger writes.
-            for mode in [0o6777, 0o4777, 0o2777] + [0o6767] * (who != "stranger"):
+            # A set-gid bit without the group's execute bit stays when a member of the group writes.
+            for mode in [0o6777, 0o4777, 0o2777, 0o6767, 0o6766]:
                 path = f"{who} {name} {mode:o}"
                 put(path, "content"); os.chown(path, 1000, 1000); os.chmod(path, mode)
-                as_user(uid, uid, lambda: do(path, action, path))
+                as_user(uid, uid, lambda: do(path, action, path), groups)
                 do("  is", st, path)
   `,
 );

@@ -410,5 +410,13 @@ function targetOf(inode: Inode): Name {
 /** Who changes content by a call for which the kernel does not say whether set-id bits go (Linux 6.18: fallocate, copy_file_range). */
 function modifier(caller: Caller): Caller {
   const { uid, gid, pid, umask } = caller;
-  return { uid, gid, pid, umask, killPriv: uid !== 0, onInterrupt: (listener) => caller.onInterrupt(listener) };
+  return {
+    uid,
+    gid,
+    pid,
+    umask,
+    killPriv: uid !== 0,
+    isInGroup: (group) => caller.isInGroup?.(group) === true,
+    onInterrupt: (listener) => caller.onInterrupt(listener),
+  };
 }

@@ -108,8 +108,18 @@ export class Volume {
   }
 
   async truncate(inode: Inode, caller: Caller, change: SetAttr): Promise<void> {
+    const { mode } = inode;
     await this.#dropCapabilities(inode);
     await inode.locked(() => truncate(this.namespace, this.#writer, inode, caller, change));
+    await this.#tellOfMode(inode, mode);
+  }
+
+  /**
+   * When the call returns the kernel must not go on honouring set-id bits that the call has ended: except by the answer to a setattr it does
+   * not learn of them, and keeps attributes for attr_timeout.
+   */
+  async #tellOfMode(inode: Inode, before: number): Promise<void> {
+    if (inode.mode !== before) await this.#kernel?.invalidateAttributes(inode.ino);
   }
 
   setattr(inode: Inode, caller: Caller, change: SetAttr): MaybePromise<Inode> {
@@ -119,17 +129,17 @@ export class Volume {
     }
     // A writer that sets times and modes before it closes (tar, cp, rsync) has them committed with its data.
     if (inode.isRegular && inode.pending !== null && !inode.isLocked) {
-      inode.pending = { ...inode.pending, ...pendingOf(inode, change) };
+      inode.pending = { ...inode.pending, ...pendingOf(inode, change, caller) };
       return change.uid === undefined && change.gid === undefined ? inode : this.#dropCapabilities(inode).then(() => inode);
     }
-    return this.#setattrNow(inode, change);
+    return this.#setattrNow(inode, caller, change);
   }
 
-  async #setattrNow(inode: Inode, change: SetAttr): Promise<Inode> {
+  async #setattrNow(inode: Inode, caller: Caller, change: SetAttr): Promise<Inode> {
     if (change.uid !== undefined || change.gid !== undefined) await this.#dropCapabilities(inode);
     await inode.locked(async () => {
-      if (inode.pending === null) return await changeAttributes(this.namespace, inode, change);
-      inode.pending = { ...inode.pending, ...pendingOf(inode, change) };
+      if (inode.pending === null) return await changeAttributes(this.namespace, inode, change, caller);
+      inode.pending = { ...inode.pending, ...pendingOf(inode, change, caller) };
       await this.#writer.writeOutLocked(this.namespace, inode, false);
     });
     return inode;
@@ -174,13 +184,24 @@ export class Volume {
   write(handle: FileHandle, caller: Caller, offset: Offset, data: Uint8Array, append: boolean): MaybePromise<number> {
     const { inode, isDirect } = handle;
     if (isDirect || inode.stored.xattrSum !== "") return this.#writeThrough(handle, caller, offset, new Uint8Array(data), append);
-    return this.#writer.write(this.namespace, inode, caller, offset, data, append);
+    const { mode } = inode;
+    const written = this.#writer.write(this.namespace, inode, caller, offset, data, append);
+    if (caller.killPriv !== true || (typeof written === "number" && inode.mode === mode)) return written;
+    return this.#written(inode, mode, written);
+  }
+
+  async #written(inode: Inode, modeBefore: number, writing: MaybePromise<number>): Promise<number> {
+    const written = await writing;
+    await this.#tellOfMode(inode, modeBefore);
+    return written;
   }
 
   async #writeThrough({ inode, isDirect }: FileHandle, caller: Caller, offset: Offset, data: Uint8Array, append: boolean): Promise<number> {
+    const { mode } = inode;
     await this.#dropCapabilities(inode);
     const written = await this.#writer.write(this.namespace, inode, caller, offset, data, append);
     if (isDirect) await this.#writer.writeOut(this.namespace, inode, false);
+    await this.#tellOfMode(inode, mode);
     return written;
   }
 
@@ -233,7 +254,10 @@ export class Volume {
   }
 
   async fallocate({ inode }: FileHandle, caller: Caller, mode: number, offset: Offset, length: Offset): Promise<void> {
+    const { mode: before } = inode;
+    await this.#dropCapabilities(inode);
     await inode.locked(() => fallocate(this.namespace, this.#writer, inode, caller, mode, offset, length));
+    await this.#tellOfMode(inode, before);
   }
 
   async seek({ inode }: FileHandle, offset: Offset, whence: number): Promise<Offset> {
@@ -252,6 +276,8 @@ export class Volume {
     await this.#writer.writeOut(from.handle.volume.namespace, source, false);
     const wanted = Math.min(length, COPY_MAX_BYTES);
     addOffset(to.offset, wanted);
+    const { mode } = target;
+    await this.#dropCapabilities(target);
     const shared = await target.locked(async () => {
       await this.#writer.writeOutLocked(this.namespace, target, false);
       return await shareRange(this.namespace, caller, source, from.offset, target, to.offset, wanted);
@@ -259,6 +285,7 @@ export class Volume {
     for (const { offset, data } of shared.inline) {
       await this.#writer.write(this.namespace, target, caller, offset, data, false);
     }
+    await this.#tellOfMode(target, mode);
     return shared.length;
   }
 }

@@ -12,16 +12,19 @@ import { editionBits } from "./node-numbers.ts";
 /** The longest notification: a name of 255 bytes with its NUL. */
 export const MAX_NOTIFICATION_BYTES = fuse_out_header.SIZE + fuse_notify_inval_entry_out.SIZE + 256;
 
-/** Encodes "drop this node's attributes and all its cached pages" at `at`. Returns its length in bytes. */
-export function putInvalidateInode(view: DataView, at: number, ino: number, edition: number): number {
+/** A negative offset in FUSE_NOTIFY_INVAL_INODE: no page is looked at (fuse_reverse_inval_inode() in the kernel's fs/fuse/inode.c). */
+const NO_PAGES = -1n;
+
+/** Encodes "drop this node's attributes", and with `pages` "and all its cached pages", at `at`. Returns its length in bytes. */
+export function putInvalidateInode(view: DataView, at: number, ino: number, edition: number, pages: boolean): number {
   const length = fuse_out_header.SIZE + fuse_notify_inval_inode_out.SIZE;
   putHeader(view, at, length, FUSE_NOTIFY_INVAL_INODE);
   const body = at + fuse_out_header.SIZE;
   const high = body + fuse_notify_inval_inode_out.ino + 4;
   putU64(view, body + fuse_notify_inval_inode_out.ino, ino);
   view.setUint32(high, view.getUint32(high, true) + editionBits(edition), true);
-  // Offset 0, length 0: to the end of the file. A negative offset would drop the attributes alone.
-  putU64(view, body + fuse_notify_inval_inode_out.off, 0);
+  // Offset 0, length 0: to the end of the file.
+  view.setBigInt64(body + fuse_notify_inval_inode_out.off, pages ? 0n : NO_PAGES, true);
   putU64(view, body + fuse_notify_inval_inode_out.len, 0);
   return length;
 }

@@ -70,7 +70,12 @@ export class Notifier implements KernelCache, AsyncDisposable {
   }
 
   invalidateNode(ino: number, edition: number): Promise<void> {
-    return this.#enqueue(`inode ${ino} ${edition}`, (view, at) => putInvalidateInode(view, at, ino, edition));
+    return this.#enqueue(`inode ${ino} ${edition}`, (view, at) => putInvalidateInode(view, at, ino, edition, true));
+  }
+
+  invalidateAttributes(ino: number): Promise<void> {
+    const edition = this.#nodes.edition(ino);
+    return this.#enqueue(`attributes ${ino} ${edition}`, (view, at) => putInvalidateInode(view, at, ino, edition, false));
   }
 
   invalidateEntry(parent: number, name: Name): Promise<void> {

@@ -1,3 +1,4 @@
+import { readFileSync } from "node:fs";
 import { MappedMemory } from "../../ffi/libc/memory.ts";
 import { fuse_in_header } from "../../ffi/libfuse3/kernel.ts";
 import { FsError } from "../fs/posix/errno.ts";
@@ -146,6 +147,17 @@ export class RequestCaller implements Caller {
     this.pid = request.pid;
     this.umask = umask;
     this.killPriv = killPriv;
+  }
+
+  /** Asked of /proc for the thread that waits for the answer. Where that can't be seen (another pid namespace): only the group it acts as. */
+  isInGroup(gid: number): boolean {
+    if (gid === this.gid) return true;
+    try {
+      const groups = /^Groups:\t?([\d ]*)$/m.exec(readFileSync(`/proc/${this.pid}/status`, "latin1"))?.[1] ?? "";
+      return groups.split(" ").includes(String(gid));
+    } catch {
+      return false;
+    }
   }
 
   onInterrupt(listener: () => void): void {

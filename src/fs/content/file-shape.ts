@@ -4,7 +4,7 @@ import { applyPending, pendingOf } from "../inodes/attributes.ts";
 import type { Inode, PendingAttributes } from "../inodes/inode.ts";
 import { changeInode } from "../inodes/inode-change.ts";
 import type { Namespace } from "../inodes/namespace.ts";
-import { withoutSetId } from "../inodes/set-id.ts";
+import { modeAfterWrite } from "../inodes/set-id.ts";
 import { now } from "../posix/clock.ts";
 import { FsError } from "../posix/errno.ts";
 import { addOffset, distance, maxOffset, offsetInRegion, REGION_BYTES, regionOf, regionSpans, withinRegion } from "../posix/offsets.ts";
@@ -37,8 +37,8 @@ export async function truncate(namespace: Namespace, writer: FileWriter, inode: 
   const finish = (attributes: InodeAttributes): InodeAttributes => {
     const time = now();
     const merged = applyPending(attributes, { ...pending, mtime: time, ctime: time });
-    const done = applyPending(merged, { ...pendingOf(inode, change), mtime: time });
-    if (caller.killPriv === true) done.mode = withoutSetId(done.mode);
+    const done = applyPending(merged, { ...pendingOf(inode, change, caller), mtime: time });
+    done.mode = modeAfterWrite(done, caller);
     if (change.mtime !== undefined && change.mtime !== "now") [done.mtimeSec, done.mtimeNsec] = [change.mtime.sec, change.mtime.nsec];
     done.size = size;
     done.generation++;
@@ -177,7 +177,7 @@ export async function fallocate(
 async function markModified(namespace: Namespace, inode: Inode, caller: Caller): Promise<void> {
   const time = now();
   const change: PendingAttributes = { mtime: time, ctime: time };
-  if (caller.killPriv === true) change.mode = withoutSetId(inode.mode);
+  if (caller.killPriv === true) change.mode = modeAfterWrite(inode, caller);
   if (inode.pending !== null) inode.pending = { ...inode.pending, ...change };
   else await changeInode(namespace, inode, () => ({ attributes: applyPending(inode.stored, change) }));
 }
@@ -218,7 +218,7 @@ async function clearSome(namespace: Namespace, inode: Inode, caller: Caller, off
     }
     const time = now();
     const attributes = applyPending(inode.stored, { mtime: time, ctime: time });
-    if (caller.killPriv === true) attributes.mode = withoutSetId(attributes.mode);
+    attributes.mode = modeAfterWrite(attributes, caller);
     return { attributes: { ...attributes, generation, regionGenerations, allocated }, puts, deletes };
   });
   inode.content.replaceStored(changed);
@@ -300,7 +300,7 @@ export async function shareRange(
       }
       const time = now();
       const attributes = applyPending(target.stored, { mtime: time, ctime: time });
-      if (caller.killPriv === true) attributes.mode = withoutSetId(attributes.mode);
+      attributes.mode = modeAfterWrite(attributes, caller);
       attributes.generation = generation;
       attributes.regionGenerations = withGenerations(attributes.regionGenerations, changed.keys(), generation);
       attributes.size = maxOffset(attributes.size, addOffset(last.position, last.length));

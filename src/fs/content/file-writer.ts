@@ -3,7 +3,7 @@ import { BLOCK_BYTES } from "../../protocol/limits.ts";
 import type { FileContent } from "../inodes/file-content.ts";
 import type { Inode } from "../inodes/inode.ts";
 import type { Namespace } from "../inodes/namespace.ts";
-import { withoutSetId } from "../inodes/set-id.ts";
+import { modeAfterWrite } from "../inodes/set-id.ts";
 import { now } from "../posix/clock.ts";
 import { FsError } from "../posix/errno.ts";
 import { addOffset, maxOffset } from "../posix/offsets.ts";
@@ -75,7 +75,10 @@ export class FileWriter {
       const complete = content.write(position, data, cells, this.#store.arena);
       const time = now();
       const pending = { ...inode.pending, size: maxOffset(inode.pending?.size ?? 0, end), mtime: time, ctime: time };
-      if (caller.killPriv === true && withoutSetId(inode.mode) !== inode.mode) pending.mode = withoutSetId(inode.mode);
+      if (caller.killPriv === true) {
+        const mode = modeAfterWrite(inode, caller);
+        if (mode !== inode.mode) pending.mode = mode;
+      }
       inode.pending = pending;
       this.#dirty.set(inode, namespace);
       // A failure shows when the file is written out, which tries again.

@@ -2,7 +2,7 @@
 
 import { now, type Timestamp } from "../posix/clock.ts";
 import { FsError } from "../posix/errno.ts";
-import { type Name, type SetAttr, XattrFlag } from "../posix/vfs.ts";
+import { type Caller, type Name, type SetAttr, XattrFlag } from "../posix/vfs.ts";
 import { FileType, type InodeAttributes } from "../records/inode-record.ts";
 import { xattrSum } from "../records/xattr-sum.ts";
 import type { Xattrs } from "../shard/shard.ts";
@@ -22,13 +22,13 @@ const NO_XATTRS: Xattrs = { found: new Map(), damaged: new Set() };
 const ONLY_DAMAGED = "\xff".repeat(16);
 
 /** What a setattr without a size makes of an inode; of the mode only the permission bits count. */
-export function pendingOf(inode: Inode, change: SetAttr): PendingAttributes {
+export function pendingOf(inode: Inode, change: SetAttr, caller: Caller): PendingAttributes {
   const time = now();
   const pending: PendingAttributes = { ctime: time };
   let mode = inode.mode;
   if (change.mode !== undefined) mode = (mode & FileType.MASK) | (change.mode & PERMISSIONS);
   const changesOwner = change.uid !== undefined || change.gid !== undefined;
-  if (changesOwner && change.mode === undefined && !inode.isDirectory) mode = withoutSetId(mode);
+  if (changesOwner && change.mode === undefined && !inode.isDirectory) mode = withoutSetId({ mode, gid: inode.gid }, caller);
   if (mode !== inode.mode) pending.mode = mode;
   if (change.uid !== undefined) pending.uid = change.uid;
   if (change.gid !== undefined) pending.gid = change.gid;
@@ -42,14 +42,14 @@ function resolveTime(time: Timestamp | "now", current: Timestamp): Timestamp {
 }
 
 /** Commits a setattr without a size. The caller holds the inode's lock, and nothing is pending. */
-export async function changeAttributes(namespace: Namespace, inode: Inode, change: SetAttr): Promise<void> {
+export async function changeAttributes(namespace: Namespace, inode: Inode, change: SetAttr, caller: Caller): Promise<void> {
   if (inode.isOrphan && !inode.isRegular) {
     // Nothing of it is stored any more; who has it open, or works in it, still sees it.
-    inode.stored = applyPending(inode.stored, pendingOf(inode, change));
+    inode.stored = applyPending(inode.stored, pendingOf(inode, change, caller));
     return;
   }
   await changeInode(namespace, inode, () => {
-    const attributes = applyPending(inode.stored, pendingOf(inode, change));
+    const attributes = applyPending(inode.stored, pendingOf(inode, change, caller));
     // From here on, only later changes of the entries override the folder's mtime.
     if (inode.isDirectory && change.mtime !== undefined) attributes.mtimeBumps = inode.counters?.bumps ?? 0;
     else if (inode.isDirectory) [attributes.mtimeSec, attributes.mtimeNsec] = [inode.stored.mtimeSec, inode.stored.mtimeNsec];

@@ -32,10 +32,12 @@ export interface Caller {
   readonly pid: number;
   readonly umask: number;
   /**
-   * This write, truncation or open with O_TRUNC must clear S_ISUID, and S_ISGID where the group may execute, because the caller lacks
-   * CAP_FSETID (FUSE_HANDLE_KILLPRIV_V2). Absent or false: the kernel sees to it, or nothing is to be cleared.
+   * This write, truncation or open with O_TRUNC must clear S_ISUID, and S_ISGID where the group may execute or the caller is not in it,
+   * because the caller lacks CAP_FSETID (FUSE_HANDLE_KILLPRIV_V2). Absent or false: the kernel sees to it, or nothing is to be cleared.
    */
   readonly killPriv?: boolean;
+  /** Whether this is one of the calling process's groups, supplementary ones too. Only while the call is unanswered; absent: not known. */
+  isInGroup?(gid: number): boolean;
   onInterrupt(listener: () => void): void;
 }
 
@@ -186,6 +188,8 @@ export interface Vfs {
 export interface KernelCache {
   /** Drops attributes and cached pages of an inode; resolves when the kernel has let go. */
   invalidateInode(ino: number): Promise<void>;
+  /** Drops the attributes alone; needs no lock that a request in progress may hold. */
+  invalidateAttributes(ino: number): Promise<void>;
   /** Drops a name that the kernel may have cached. */
   invalidateEntry(parent: number, name: Name): Promise<void>;
 }
