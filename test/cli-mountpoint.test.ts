@@ -1,6 +1,6 @@
 /** Mounting where it can't be: one line that says what to do, exit status 1, and nothing mounted. And where a dead mount is in the way. */
 import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
-import { symlinkSync, writeFileSync } from "node:fs";
+import { readFileSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { kiseki, mountArguments, mountProcesses, mountpoint } from "./support/cli.ts";
 import { cleanUp, isMounted, KISEKI, run, runOk, TestNode, tempFolder } from "./support/harness.ts";
@@ -70,6 +70,17 @@ test("/dev/fuse is missing: says how to get it", async () => {
   const result = await run("unshare", ["-m", "bash", "-c", hide, "bash", "setsid", "--wait", KISEKI, "mount", path, ...args]);
   expect(result.stderr).toMatch(/^kiseki: \/dev\/fuse is missing: .*modprobe fuse.*--device \/dev\/fuse.*\n$/);
   expect(result.status).toBe(1);
+});
+
+test("a mount that fails at a folder where one runs leaves that one's log alone", async () => {
+  const path = mountpoint();
+  const log = join(folder, "mount.log");
+  expect((await kiseki(["mount", path, ...args])).status).toBe(0);
+  const before = readFileSync(log, "utf8");
+  const second = await kiseki(["mount", path, ...args]);
+  expect(second).toMatchObject({ status: 1, stderr: expect.stringMatching(/^kiseki: .*mounted there already.*\n$/) });
+  expect(readFileSync(log, "utf8").slice(before.length)).not.toMatch(/stack|MountError|already/);
+  expect((await kiseki(["umount", path])).status).toBe(0);
 });
 
 test("the folder of a mount whose client was killed can be mounted on again at once", async () => {

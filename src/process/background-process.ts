@@ -116,7 +116,7 @@ export interface BackgroundJob<C, R> {
   readonly onReady: (answer: R) => void;
 }
 
-/** The other end. A failure of `main`, as `describe` puts it, is the answer while there was none, and logged in any case. */
+/** The other end. A failure of `main`, as `describe` puts it, is the answer while there was none; else, or where nobody foresaw it, it is logged. */
 export async function runBackground<C extends { logLevel: Parameters<typeof createLogger>[0]; logFile: string | null }, R>(
   main: (job: BackgroundJob<C, R>) => Promise<void>,
   describe: (error: unknown) => Failure,
@@ -141,7 +141,8 @@ export async function runBackground<C extends { logLevel: Parameters<typeof crea
     });
   } catch (error) {
     const failure = describe(error);
-    log.fatal({ err: error }, failure.message);
+    // What the parent says on the terminal is not for a log, which may be that of another process that runs: a mount's, at the same folder.
+    if (answered || failure.stack !== undefined) log.fatal({ err: error }, failure.message);
     answer({ failure: { exitStatus: failure.exitStatus, message: failure.message } });
     process.exitCode = failure.exitStatus;
   }
