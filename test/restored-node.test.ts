@@ -8,6 +8,20 @@ import { cleanUp, isMounted, KISEKI, onCleanUp, run, runOk, TestMount, TestNode,
 setDefaultTimeout(60_000);
 afterAll(cleanUp);
 
+/** Appends and has it fsynced; appends and has it on the node alone (by a second descriptor's close); appends and asks for fsync after the failure. */
+const WRITER = `
+import errno, os, sys
+fd = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+os.write(fd, b"a" * 100); os.fsync(fd); print("synced", flush=True)
+sys.stdin.readline()
+os.write(fd, b"b" * 100); os.close(os.dup(fd)); print("written out", flush=True)
+sys.stdin.readline()
+said = []
+for name, call in (("write", lambda: os.write(fd, b"c" * 100)), ("fsync", lambda: os.fsync(fd))):
+  try: call(); said.append(name + " ok")
+  except OSError as error: said.append(name + " " + errno.errorcode[error.errno])
+print(", ".join(said), flush=True)
+`;
 /** A node that is away for less than this is waited for. */
 const REFUSED_PATIENCE_MS = 15_000;
 
@@ -155,7 +169,18 @@ test("a power failure that took only what was never promised: the mount goes on 
   await runOk("sync", ["-f", disk]);
   const mount = await TestMount.mount(node);
   await put(mount, "kept", "fsynced");
+  // A program that has written, and was answered, and goes on after the failure.
+  const writer = Bun.spawn(["python3", "-c", WRITER, join(mount.path, "log")], { stdin: "pipe", stdout: "pipe" });
+  const said = writer.stdout.getReader();
+  const hear = async (): Promise<string> =>
+    Buffer.from((await said.read()).value ?? [])
+      .toString()
+      .trim();
+  expect(await hear()).toBe("synced");
   await runOk("bash", ["-c", `cd ${mount.path}; echo lost > lost; echo more > kept; cat lost kept`]);
+  writer.stdin.write("1\n");
+  writer.stdin.flush();
+  expect(await hear()).toBe("written out");
   node.freeze();
   await runOk("cp", ["--sparse=always", image(0), image(1)]);
   await node.kill();
@@ -163,6 +188,14 @@ test("a power failure that took only what was never promised: the mount goes on 
   await mountImage(image(1), disk, "commit=300");
   await node.restart();
   await until(() => mount.log().includes("has lost changes that it had not promised to keep"));
+  writer.stdin.write("2\n");
+  writer.stdin.flush();
+  expect(await hear()).toBe("write EIO, fsync EIO");
+  writer.stdin.end();
+  await writer.exited;
+  expect(await get(mount, "log")).toBe("a".repeat(100));
+  await runOk("bash", ["-c", `printf %s again >> ${join(mount.path, "log")}`]);
+  expect(await get(mount, "log")).toBe(`${"a".repeat(100)}again`);
   expect(await get(mount, "kept")).toBe("fsynced");
   expect((await run("cat", [join(mount.path, "lost")])).stderr).toContain("No such file");
   await put(mount, "lost", "made again");

@@ -53,7 +53,7 @@ export async function openFilesystem(job: MountJob): Promise<OpenedFilesystem> {
           { namespace: name },
           "the storage node has lost changes that it had not promised to keep, as by a power failure: what is cached is asked for again",
         );
-        volumes.get(name)?.namespace.tailLost(recoveredSeq);
+        volumes.get(name)?.tailLost(recoveredSeq);
       }
     },
     staging: {

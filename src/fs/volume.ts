@@ -66,8 +66,19 @@ export class Volume {
     this.namespace.kernel = kernel;
   }
 
+  /** The node has lost the deltas above this one. */
+  tailLost(survivedSeq: number): void {
+    for (const inode of this.namespace.tailLost(survivedSeq)) {
+      this.#log.warn({ ino: inode.ino }, "the storage node has lost changes of this file: it can be written again when it is opened anew");
+      this.#writer.discard(inode);
+      // Nobody has it open who would have to know.
+      if (inode.openCount === 0) inode.isWriteLost = false;
+    }
+  }
+
   /** A handle for a file that is current. */
   openHandle(inode: Inode, flags: number): FileHandle {
+    if (inode.openCount === 0) inode.isWriteLost = false;
     inode.openCount++;
     if ((flags & OpenFlag.O_ACCMODE) === OpenFlag.O_RDONLY) this.namespace.dataCredit.fileIsRead(inode);
     return {
@@ -109,6 +120,7 @@ export class Volume {
 
   async truncate(inode: Inode, caller: Caller, change: SetAttr): Promise<void> {
     const { mode } = inode;
+    requireKept(inode);
     await this.#dropCapabilities(inode);
     await inode.locked(() => truncate(this.namespace, this.#writer, inode, caller, change));
     await this.#tellOfMode(inode, mode);
@@ -183,6 +195,7 @@ export class Volume {
 
   write(handle: FileHandle, caller: Caller, offset: Offset, data: Uint8Array, append: boolean): MaybePromise<number> {
     const { inode, isDirect } = handle;
+    requireKept(inode);
     if (isDirect || inode.stored.xattrSum !== "") return this.#writeThrough(handle, caller, offset, new Uint8Array(data), append);
     const { mode } = inode;
     const written = this.#writer.write(this.namespace, inode, caller, offset, data, append);
@@ -206,7 +219,8 @@ export class Volume {
   }
 
   /** close(2): other mounts that open the file from here on see what was written. */
-  flush({ inode }: FileHandle): MaybePromise<void> {
+  flush({ inode, isWritable }: FileHandle): MaybePromise<void> {
+    if (isWritable) requireKept(inode);
     if (!needsWriteOut(inode)) return;
     if (inode.isOrphan && inode.openCount === 1) return;
     return this.#writer.writeOut(this.namespace, inode, false);
@@ -236,9 +250,7 @@ export class Volume {
 
   async fsync(inode: Inode): Promise<void> {
     await this.#writer.writeOut(this.namespace, inode, true);
-    if (!inode.isWriteLost) return;
-    inode.isWriteLost = false;
-    throw new FsError("EIO", `inode ${inode.ino}: the storage node has lost what was written before, as by a power failure`);
+    requireKept(inode);
   }
 
   /** Every change that was committed survives power loss. */
@@ -255,6 +267,7 @@ export class Volume {
 
   async fallocate({ inode }: FileHandle, caller: Caller, mode: number, offset: Offset, length: Offset): Promise<void> {
     const { mode: before } = inode;
+    requireKept(inode);
     await this.#dropCapabilities(inode);
     await inode.locked(() => fallocate(this.namespace, this.#writer, inode, caller, mode, offset, length));
     await this.#tellOfMode(inode, before);
@@ -273,6 +286,7 @@ export class Volume {
     length: number,
   ): Promise<number> {
     const [source, target] = [from.handle.inode, to.handle.inode];
+    requireKept(target);
     await this.#writer.writeOut(from.handle.volume.namespace, source, false);
     const wanted = Math.min(length, COPY_MAX_BYTES);
     addOffset(to.offset, wanted);
@@ -288,6 +302,12 @@ export class Volume {
     await this.#tellOfMode(target, mode);
     return shared.length;
   }
+}
+
+/** @throws FsError EIO: what was written before is gone, and what is written now must not hide that */
+function requireKept(inode: Inode): void {
+  if (!inode.isWriteLost) return;
+  throw new FsError("EIO", `inode ${inode.ino}: the storage node has lost what was written before, as by a power failure: open it anew`);
 }
 
 function needsWriteOut(inode: Inode): boolean {

@@ -40,6 +40,7 @@ export async function writeOutLocked(namespace: Namespace, store: ContentStore, 
     for (let tries = 0; ; tries++) {
       // What follows is built from this version, and wrong when another mount's change is learned of meanwhile.
       const basis = inode.version;
+      requireBase(inode);
       placeAppended(namespace, inode);
       const regions = [...frozen.regions.keys()];
       await loadRegionList(namespace, inode, regions);
@@ -57,6 +58,11 @@ export async function writeOutLocked(namespace: Namespace, store: ContentStore, 
   for (const segment of frozen.segments) if (segment.stored === null) store.release(segment);
   // Unless the node's disk failed, the last delta was durable.
   await settle(namespace, inode, durable);
+}
+
+/** @throws FsError EIO: what these bytes follow was lost by the node (Volume.tailLost), which has given them up */
+function requireBase(inode: Inode): void {
+  if (inode.isWriteLost) throw new FsError("EIO", `inode ${inode.ino}: the storage node has lost what was written before`);
 }
 
 /** What was committed may have to become durable. */
@@ -124,6 +130,7 @@ async function commitFrozen(
   let basis = preparedOn;
   let left = [...frozen.regions.keys()];
   do {
+    requireBase(inode);
     if (inode.version !== basis) return false;
     const puts: PlainPut[] = [];
     const some = new Map<number, StoredMap>();

@@ -57,7 +57,7 @@ export class Inode implements Attr {
   kernelGeneration = -1;
   /** Sequence number of the last delta of this client that changed it: what an fsync must make durable. */
   committedSeq = 0;
-  /** Changes of this client that were answered were lost by the node: the next fsync says so. */
+  /** Changes of this client that were answered were lost by the node: until it is opened anew, changing, fsync and close say so. */
   isWriteLost = false;
   /** Ends when the operation that is changing the inode's record has been answered. */
   #lock: Promise<unknown> | null = null;
@@ -130,9 +130,12 @@ export class Inode implements Attr {
     this.#folder?.expire();
   }
 
-  /** The node has lost the deltas above this one: whatever it says of the inode next is newer than what is known. */
+  /**
+   * The node has lost the deltas above this one: whatever it says of the inode next is newer than what is known. Where this client's own changes are
+   * among the lost, or what was appended has lost what it follows, nothing more may be written: zeros would stand where the lost bytes were.
+   */
   tailLost(survivedSeq: number): void {
-    if (this.committedSeq > survivedSeq) this.isWriteLost = true;
+    if (this.committedSeq > survivedSeq || this.#content?.appendedFrom != null) this.isWriteLost = true;
     this.committedSeq = Math.min(this.committedSeq, survivedSeq);
     this.version = 0;
     this.stored = { ...this.stored, generation: 0 };

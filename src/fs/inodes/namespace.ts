@@ -446,11 +446,12 @@ export class Namespace {
 
   /**
    * The node has lost the deltas above this one: what is known may be of a future that never was. What is dirty stays, and is written onto what
-   * there is; whose last changes are gone learns of it by the next fsync.
+   * there is, but for files that lost some of this client's own changes. Returns those: the caller gives up what is dirty of them.
    */
-  tailLost(survivedSeq: number): void {
+  tailLost(survivedSeq: number): Inode[] {
     for (const inode of this.#inodes.values()) inode.tailLost(survivedSeq);
     this.wipe().catch(() => undefined);
+    return [...this.#inodes.values()].filter(({ isWriteLost }) => isWriteLost);
   }
 
   /**
