@@ -171,11 +171,19 @@ test("a power failure that took only what was never promised: the mount goes on 
   await put(mount, "kept", "fsynced");
   // A program that has written, and was answered, and goes on after the failure.
   const writer = Bun.spawn(["python3", "-c", WRITER, join(mount.path, "log")], { stdin: "pipe", stdout: "pipe" });
-  const said = writer.stdout.getReader();
-  const hear = async (): Promise<string> =>
-    Buffer.from((await said.read()).value ?? [])
-      .toString()
-      .trim();
+  const said = writer.stdout.pipeThrough(new TextDecoderStream()).getReader();
+  let heard = "";
+  /** The next line that the program says: a pipe may bring it in parts. */
+  const hear = async (): Promise<string> => {
+    while (!heard.includes("\n")) {
+      const { value, done } = await said.read();
+      if (done) throw new Error(`the writer ended; it had said ${heard}`);
+      heard += value;
+    }
+    const [line = "", ...rest] = heard.split("\n");
+    heard = rest.join("\n");
+    return line;
+  };
   expect(await hear()).toBe("synced");
   await runOk("bash", ["-c", `cd ${mount.path}; echo lost > lost; echo more > kept; cat lost kept`]);
   writer.stdin.write("1\n");
