@@ -1,5 +1,6 @@
 /** The command table. What a command does is in the file of its name in src/cli. */
 import { registerCache } from "./cli/cache/command.ts";
+import { registerGc } from "./cli/gc/command.ts";
 import { registerMount } from "./cli/mount/command.ts";
 import { registerNamespace } from "./cli/namespace/command.ts";
 import { registerPolicy } from "./cli/policy/command.ts";
@@ -20,4 +21,5 @@ registerCache(program);
 registerScrub(program);
 registerStage(program);
 registerPolicy(program);
+registerGc(program);
 await run(program);

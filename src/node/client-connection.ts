@@ -11,6 +11,7 @@ import {
 } from "../protocol/messages.ts";
 import { inodeOfKey } from "../protocol/record-keys.ts";
 import type { ClientOpName, FrameHandler, FrameSession, HandlerTable, MaybePromise, Reply } from "../transport/frame-server.ts";
+import { type Collector, GC_GRACE_SHORT_MS } from "./collector.ts";
 import type { PolicyStore } from "./policy-store.ts";
 import type { Session } from "./session.ts";
 import type { Sessions } from "./sessions.ts";
@@ -27,6 +28,7 @@ export interface NodeServices {
   readonly version: string;
   readonly sessions: Sessions;
   readonly policy: Pick<PolicyStore, "effective">;
+  readonly collector: Pick<Collector, "sweepPart">;
   /** Makes a tenant that was never here. */
   tenant(name: string): Promise<Tenant>;
   keys: {
@@ -101,6 +103,12 @@ export class ClientConnection implements FrameHandler {
     const session = this.#greeted?.session ?? null;
     if (session === null || session.ended) throw new NodeError("session_lost", "the session has ended: hello first");
     return session;
+  }
+
+  /** Also of a connection that came before its session. */
+  get #sessionId(): Uint8Array {
+    if (this.#greeted === null) throw new NodeError("session_lost", "hello first");
+    return this.#greeted.sessionId;
   }
 
   #grant(namespace: Namespace, ino: number): boolean {
@@ -185,6 +193,9 @@ export class ClientConnection implements FrameHandler {
         await this.#tenant.deleteNamespace(name, force);
         return DONE;
       },
+      gc: async ({ part, dryRun }) => ({
+        answer: await this.#services.collector.sweepPart(this.#tenant, part, { graceMs: GC_GRACE_SHORT_MS, dryRun }),
+      }),
       statfs: ({ ns }) => {
         const { shard } = this.#tenant.namespace(ns);
         return { answer: { ...this.#tenant.chunks.space(), inodes: shard.inodeCount } };
@@ -241,7 +252,11 @@ export class ClientConnection implements FrameHandler {
         return DONE;
       },
 
-      chunkPut: async ({ id }, body) => ({ answer: await this.#tenant.chunks.put(id, body) }),
+      chunkPut: async ({ id }, body) => ({ answer: await this.#tenant.putChunk(this.#sessionId, id, body) }),
+      chunkRelease: ({ ids }) => {
+        this.#tenant.holds.settle(this.#sessionId, ids);
+        return DONE;
+      },
       chunkGet: ({ id, offset, length }) =>
         then(this.#tenant.chunks.get(id, offset, length), ({ bytes, totalBytes, release }) => ({
           answer: { totalBytes },

@@ -1,94 +1,221 @@
 /**
- * Deletes chunks that nothing refers to: put longer than the grace period ago, and referred to by no record of any namespace of the
- * tenant for that long. One folder of chunks at a time, with pauses: clients come first.
+ * Deletes chunks that nothing refers to. Two ways lead to them: each shard knows those that its records referred to, and each tenant those that
+ * sessions have let go (chunk-holds.ts): these are looked at every few seconds. What neither knows any more, after a crash or the deletion of a
+ * namespace, a sweep over all chunks finds. Clients come first: in slices, with pauses.
+ *
+ * A chunk goes when no record has referred to it, and nobody has put it, for the grace period, and no session holds it. The grace period is for
+ * readers that were told of the chunk before its record was changed; on a disk that is nearly full it is short.
  */
-import type { Shard } from "./engines/engine.ts";
+import type { GcReport } from "../protocol/messages.ts";
+import { CHUNK_PARTS } from "./chunks/chunk-store.ts";
+import { chunkName } from "./engines/chunk-list.ts";
 import type { Tenant } from "./tenant.ts";
 
-export const GC_GRACE_DEFAULT_MS = 3_600_000;
-/** A pass begins this often at most and at least. */
-const INTERVAL_MIN_MS = 1_000;
-const INTERVAL_MAX_MS = 1_800_000;
-/** Between two folders of chunks. */
-const PAUSE_MS = 20;
+export const GC_GRACE_DEFAULT_MS = 30_000;
+/** On a disk that is fuller than this, what can go goes at once: in the grace period below, which answers under way need. */
+const FULL_PART = 0.9;
+export const GC_GRACE_SHORT_MS = 1_000;
+/** How full the disk is, is looked at this often. */
+const TICK_MS = 1_000;
+/** Otherwise, chunks are collected this often at least. */
+const INTERVAL_MAX_MS = 10_000;
+/** Sweeps over all chunks: this often, and this soon after each other where much was forgotten. */
+const SWEEP_INTERVAL_MS = 6 * 3_600_000;
+const SWEEP_PAUSE_MS = 60_000;
+/**
+ * Sessions come back to a node that was restarted, and commit what they have put, but which chunks these are is forgotten: what was put in the hour
+ * before the start is not deleted for this long after it.
+ */
+const RETURN_MS = 600_000;
+export const RETURN_PUT_MS = 3_600_000;
+/** Chunks looked at between two pauses. */
+const SLICE = 256;
+const PAUSE_MS = 5;
+
+/** What became of a chunk that may have nothing that refers to it. */
+type Outcome = "gone" | "missing" | "referenced" | "held" | "recent";
 
 export interface CollectorLogger {
   info(fields: object, message: string): void;
   error(fields: object, message: string): void;
 }
 
+/** Chunks put between these times (ms since the epoch) may be of sessions that come back: kept until `untilMs`. */
+export interface Returning {
+  readonly putFromMs: number;
+  readonly putToMs: number;
+  readonly untilMs: number;
+}
+
+/** What a node that starts now has to expect. */
+export function returningAtStart(): Returning {
+  const now = Date.now();
+  return { putFromMs: now - RETURN_PUT_MS, putToMs: now, untilMs: now + RETURN_MS };
+}
+
 export class Collector {
   readonly #tenants: ReadonlyMap<string, Tenant>;
   readonly #graceMs: number;
   readonly #logger: CollectorLogger;
+  readonly #returning: Returning | null;
   #timer: ReturnType<typeof setTimeout> | undefined;
-  #running: Promise<void> = Promise.resolve();
-  #stopped = false;
+  #running: Promise<unknown> = Promise.resolve();
+  readonly #stopping = new AbortController();
+  #collectedMs = 0;
+  #sweptMs = Number.NEGATIVE_INFINITY;
+  #sweepDueMs = performance.now() + RETURN_MS;
 
-  constructor(tenants: ReadonlyMap<string, Tenant>, graceMs: number, logger: CollectorLogger) {
+  constructor(tenants: ReadonlyMap<string, Tenant>, graceMs: number, returning: Returning | null, logger: CollectorLogger) {
     this.#tenants = tenants;
     this.#graceMs = graceMs;
+    this.#returning = returning;
     this.#logger = logger;
   }
 
   start(): void {
-    const intervalMs = Math.min(INTERVAL_MAX_MS, Math.max(INTERVAL_MIN_MS, this.#graceMs / 2));
-    this.#timer = setTimeout(() => {
-      this.#running = this.collect(PAUSE_MS).then(
-        () => {
-          if (!this.#stopped) this.start();
-        },
-        (error: unknown) => {
-          this.#logger.error({ err: error }, "collecting chunks failed");
-          if (!this.#stopped) this.start();
-        },
-      );
-    }, intervalMs);
+    const tick = (): Promise<void> =>
+      this.#tick()
+        .catch((error: unknown) => this.#logger.error({ err: error }, "collecting chunks failed"))
+        .then(() => {
+          if (!this.#isStopped) this.start();
+        });
+    this.#timer = setTimeout(
+      () => {
+        this.#running = tick();
+      },
+      Math.min(TICK_MS, Math.max(1, this.#graceMs / 2)),
+    );
     this.#timer.unref();
   }
 
   async stop(): Promise<void> {
-    this.#stopped = true;
+    this.#stopping.abort();
     clearTimeout(this.#timer);
     await this.#running;
   }
 
-  /** One pass over all tenants. @returns how many chunks were deleted */
-  async collect(pauseMs: number): Promise<number> {
+  get #isStopped(): boolean {
+    return this.#stopping.signal.aborted;
+  }
+
+  async #tick(): Promise<void> {
+    const isFull = this.#isFull();
+    const now = performance.now();
+    if (isFull || now - this.#collectedMs >= Math.min(INTERVAL_MAX_MS, this.#graceMs / 2)) {
+      for (const tenant of this.#tenants.values()) tenant.holds.endOld(isFull);
+      await this.collect(isFull ? Math.min(GC_GRACE_SHORT_MS, this.#graceMs) : this.#graceMs);
+      this.#collectedMs = performance.now();
+    }
+    const forgotten = [...this.#tenants.values()].filter(({ holds }) => holds.hasForgotten);
+    if (now < this.#sweepDueMs && (forgotten.length === 0 || now - this.#sweptMs < SWEEP_PAUSE_MS)) return;
+    const isWhole = now >= this.#sweepDueMs;
+    if (isWhole) this.#sweepDueMs = now + SWEEP_INTERVAL_MS;
+    for (const tenant of isWhole ? [...this.#tenants.values()] : forgotten) await this.#sweep(tenant);
+    this.#sweptMs = performance.now();
+  }
+
+  /** All tenants' chunks are on one disk. */
+  #isFull(): boolean {
+    for (const { chunks } of this.#tenants.values()) {
+      const { totalBytes, freeBytes } = chunks.space();
+      return freeBytes < (1 - FULL_PART) * totalBytes;
+    }
+    return false;
+  }
+
+  /** Deletes what is known to be without reference, of all tenants. @returns how many chunks were deleted */
+  async collect(graceMs: number): Promise<number> {
     let deleted = 0;
-    for (const tenant of this.#tenants.values()) {
-      deleted += await this.#collectTenant(tenant, pauseMs);
-      for (const { shard } of tenant.namespaces()) await shard.pruneChunks(this.#graceMs);
+    for (const tenant of [...this.#tenants.values()]) {
+      deleted += await this.#deleteAll(tenant, tenant.holds.takeLoose(), graceMs);
+      for (const { shard } of tenant.namespaces()) {
+        for (let isMore = true; isMore && !this.#isStopped; ) {
+          const ids = await shard.looseChunks(graceMs, SLICE);
+          deleted += await this.#deleteAll(tenant, ids, graceMs);
+          // What could not go now is looked at again because a session lets go of it, or because it was put back.
+          await shard.forgetChunks(ids);
+          isMore = ids.length === SLICE;
+        }
+      }
     }
     if (deleted > 0) this.#logger.info({ deleted }, "unreferenced chunks deleted");
     return deleted;
   }
 
-  async #collectTenant(tenant: Tenant, pauseMs: number): Promise<number> {
+  async #deleteAll(tenant: Tenant, ids: readonly Uint8Array[], graceMs: number): Promise<number> {
     let deleted = 0;
-    for await (const chunks of tenant.chunks.list()) {
-      for (const { id, touchedMs } of chunks) {
-        if (this.#stopped) return deleted;
-        if (touchedMs > Date.now() - this.#graceMs || (await this.#isHeld(tenant, id))) continue;
-        if (await tenant.chunks.delete(id, (touched) => this.#mustStay(tenant, id, touched))) deleted++;
-      }
-      if (pauseMs > 0) await Bun.sleep(pauseMs);
+    for (let at = 0; at < ids.length; at += SLICE) {
+      const slice = ids.slice(at, at + SLICE);
+      if (at > 0) await Bun.sleep(PAUSE_MS);
+      const outcomes = await this.#dispose(tenant, slice, graceMs, false);
+      slice.forEach((id, i) => {
+        if (outcomes[i] === "gone") deleted++;
+        else if (outcomes[i] === "recent") tenant.holds.putBack(id);
+      });
     }
     return deleted;
   }
 
-  /** Asked when no put of the chunk can come between. */
-  async #mustStay(tenant: Tenant, id: Uint8Array, touchedMs: number): Promise<boolean> {
-    return touchedMs > Date.now() - this.#graceMs || (await this.#isHeld(tenant, id)) || tenant.isPinned(id);
+  async #sweep(tenant: Tenant): Promise<void> {
+    tenant.holds.hasForgotten = false;
+    let deleted = 0;
+    for (let part = 0; part < CHUNK_PARTS && !this.#isStopped; part++) {
+      deleted += (await this.sweepPart(tenant, part, { graceMs: this.#graceMs, dryRun: false })).freedChunks;
+      await Bun.sleep(PAUSE_MS);
+    }
+    if (deleted > 0) this.#logger.info({ deleted, tenant: tenant.name }, "forgotten chunks deleted");
   }
 
-  async #isHeld(tenant: Tenant, id: Uint8Array): Promise<boolean> {
-    if (tenant.isPinned(id)) return true;
-    for (const { shard } of tenant.namespaces()) if (await holds(shard, id, this.#graceMs)) return true;
-    return false;
+  /** Looks at all chunks of a tenant whose ids begin with the byte `part`. */
+  async sweepPart(tenant: Tenant, part: number, { graceMs, dryRun }: { graceMs: number; dryRun: boolean }): Promise<GcReport> {
+    const report: GcReport = { chunks: 0, bytes: 0, freedChunks: 0, freedBytes: 0, keptChunks: 0, keptBytes: 0 };
+    const chunks = await tenant.chunks.listPart(part);
+    for (let at = 0; at < chunks.length && !this.#isStopped; at += SLICE) {
+      const slice = chunks.slice(at, at + SLICE);
+      if (at > 0) await Bun.sleep(PAUSE_MS);
+      const ids = slice.map(({ id }) => id);
+      const outcomes = await this.#dispose(tenant, ids, graceMs, dryRun);
+      slice.forEach(({ id, bytes }, i) => {
+        const outcome = outcomes[i];
+        report.chunks++;
+        report.bytes += bytes;
+        if (outcome === "referenced" || outcome === "missing") return;
+        report[outcome === "gone" ? "freedChunks" : "keptChunks"]++;
+        report[outcome === "gone" ? "freedBytes" : "keptBytes"] += bytes;
+        if (outcome === "recent" && !dryRun) tenant.holds.putBack(id);
+      });
+    }
+    return report;
   }
-}
 
-function holds(shard: Shard, id: Uint8Array, graceMs: number): boolean | Promise<boolean> {
-  return shard.holdsChunk(id, graceMs);
+  /** Deletes those of the chunks that nothing speaks for (not in a dry run). Each namespace is asked once for all of them. */
+  async #dispose(tenant: Tenant, ids: readonly Uint8Array[], graceMs: number, dryRun: boolean): Promise<Outcome[]> {
+    using added = tenant.watchAdded();
+    const { referenced, recent } = await tenant.references(ids, graceMs);
+    const outcomes: Outcome[] = [];
+    for (const id of ids) {
+      const name = chunkName(id);
+      let outcome: Outcome = referenced.has(name) ? "referenced" : recent.has(name) ? "recent" : "gone";
+      if (outcome === "gone" && this.#isStopped) outcome = "recent";
+      if (outcome === "gone") {
+        outcome = "missing";
+        // Asked when no put of the chunk can come between, nor a commit that finds it.
+        await tenant.chunks.delete(id, (touchedMs) => {
+          outcome = added.has(name) ? "referenced" : this.#judge(tenant, id, touchedMs, graceMs);
+          return outcome !== "gone" || dryRun;
+        });
+      }
+      outcomes.push(outcome);
+    }
+    return outcomes;
+  }
+
+  #judge(tenant: Tenant, id: Uint8Array, touchedMs: number, graceMs: number): Outcome {
+    if (tenant.holds.isHeld(id)) return "held";
+    if (tenant.isPinned(id)) return "recent";
+    const now = Date.now();
+    const back = this.#returning;
+    if (back !== null && now < back.untilMs && touchedMs >= back.putFromMs && touchedMs <= back.putToMs) return "recent";
+    return touchedMs > now - graceMs ? "recent" : "gone";
+  }
 }

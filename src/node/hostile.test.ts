@@ -74,6 +74,7 @@ function attacks(ns: string): { [O in ClientRequestOp]: RequestOf<O> } {
     namespaceDelete: { name: ns, force: true },
     statfs: { ns },
     policyGet: { namespaces: [ns], workload: "" },
+    gc: { part: CHUNK[0] ?? 0, dryRun: false },
     inoGrant: { ns, count: 10 },
     get: { ns, keys },
     inode: { ns, ino: 5, want: WANT },
@@ -91,6 +92,7 @@ function attacks(ns: string): { [O in ClientRequestOp]: RequestOf<O> } {
     sync: { ns },
     leaseRelease: { ns, inos: [1, 5, 6] },
     chunkPut: { id: CHUNK },
+    chunkRelease: { ids: [CHUNK] },
     chunkGet: { id: CHUNK, offset: 0, length: 100 },
     bye: {},
   };

@@ -167,6 +167,11 @@ export class NodeDatabase {
     return this.#guard(() => this.#sessions.all());
   }
 
+  /** Sessions of the previous run may come back. */
+  get hasSessions(): boolean {
+    return this.sessions().length > 0;
+  }
+
   addSession(session: Uint8Array, tenant: string): void {
     this.#guard(() => this.#addSession.run(session, tenant));
   }

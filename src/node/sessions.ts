@@ -99,6 +99,7 @@ export class Sessions {
       const kept = id.slice();
       this.#database.addSession(kept, tenant);
       session = this.#add(kept, tenant);
+      this.#tenants.get(tenant)?.holds.returned(kept);
     }
     this.#join(session, connection);
     // Recalls sent on the old connection may be lost, so the client has dropped its caches: so do we.
@@ -139,13 +140,13 @@ export class Sessions {
         for (const connection of session.connections) connection.close("silent for too long");
       }
       if (session.connections.size === 0 && silentMs > this.#timeoutMs) {
-        this.#endOrLog(session);
+        this.#endOrLog(session, true);
       }
     }
   }
 
-  /** Ends a session: leases, deleted-but-open inodes, remembered deltas. What fails is tried again by the next sweep. */
-  async end(session: Session): Promise<void> {
+  /** Ends a session: leases, deleted-but-open inodes, remembered deltas, holds of chunks. `lost`: it has not said so itself. What fails is tried again by the next sweep. */
+  async end(session: Session, lost = false): Promise<void> {
     if (session.ended) return;
     session.ended = true;
     const tenant = this.#tenants.get(session.tenant);
@@ -157,6 +158,7 @@ export class Sessions {
         if (tenant !== undefined) await this.#deleteOrphans(tenant, namespace, session.id);
         await namespace.shard.forgetSession(session.id);
       }
+      tenant?.holds.end(session.id, lost);
       this.#database.removeSession(session.id);
       this.#sessions.delete(nameOf(session.id));
       this.#logger.info({ tenant: session.tenant, session: nameOf(session.id) }, "session ended");
@@ -168,11 +170,13 @@ export class Sessions {
 
   /** Ends the sessions of a tenant; what waits for their leases goes on at once. */
   endAll(tenant: string): void {
-    for (const session of this.#sessions.values()) if (session.tenant === tenant) this.#endOrLog(session);
+    for (const session of this.#sessions.values()) if (session.tenant === tenant) this.#endOrLog(session, false);
   }
 
-  #endOrLog(session: Session): void {
-    this.end(session).catch((error: unknown) => this.#logger.error({ err: error, tenant: session.tenant }, "ending a session failed"));
+  #endOrLog(session: Session, lost: boolean): void {
+    this.end(session, lost).catch((error: unknown) =>
+      this.#logger.error({ err: error, tenant: session.tenant }, "ending a session failed"),
+    );
   }
 
   async #deleteOrphans(tenant: Tenant, namespace: Namespace, id: Uint8Array): Promise<void> {

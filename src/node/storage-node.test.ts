@@ -110,29 +110,119 @@ describe("operations", () => {
 });
 
 describe("chunks that nothing refers to", () => {
+  const GRACE_MS = 50;
+  const commitOther = (client: NodeClient, n: number, parts: Parameters<typeof makeDelta>[1]) =>
+    client.call("commit", { ns: "other", delta: makeDelta(n, parts) });
+  const putChunks = async (client: NodeClient, numbers: number[]) => {
+    for (const n of numbers) await client.call("chunkPut", { id: chunkId(n) }, { body: [sealed(100)] });
+  };
+  /** Which of chunks 1 to 6 are there. */
+  const present = async (client: NodeClient) => {
+    const there: number[] = [];
+    for (const n of [1, 2, 3, 4, 5, 6]) {
+      const isThere = await client.call("chunkGet", { id: chunkId(n), offset: 0, length: 10 }).then(
+        () => true,
+        (error: unknown) => !(error instanceof NodeError && error.code === "not_found"),
+      );
+      if (isThere) there.push(n);
+    }
+    return there;
+  };
+  /** A pass when the grace period is over. */
+  const collect = async () => {
+    await Bun.sleep(2 * GRACE_MS);
+    return await node.node.collector.collect(GRACE_MS);
+  };
+
   test("go after the grace period, and no others", async () => {
-    await node.stop();
-    node = await TestNode.start({ gcGraceMs: 50 });
     const client = await node.client("acme");
     await client.call("namespaceCreate", { name: "other" });
-    for (const n of [1, 2, 3, 4]) await client.call("chunkPut", { id: chunkId(n) }, { body: [sealed(100)] });
+    await putChunks(client, [1, 2, 3, 4]);
     await commit(client, { puts: [put(regionKey(5, 0), "x", 0, [chunkId(1), chunkId(2)])] });
-    await client.call("commit", { ns: "other", delta: makeDelta(1, { puts: [put(regionKey(5, 0), "x", 0, [chunkId(3), chunkId(2)])] }) });
-    expect(await node.node.collector.collect(0)).toBe(0);
+    await commitOther(client, 1, { puts: [put(regionKey(5, 0), "x", 0, [chunkId(3), chunkId(2)])] });
+    expect(await collect()).toBe(0);
     await commit(client, { deletePrefixes: [inodePrefix(5)] });
-    await Bun.sleep(100);
-    expect(await node.node.collector.collect(0)).toBe(2);
-    const there = await Promise.all(
-      [1, 2, 3, 4].map((n) =>
-        client.call("chunkGet", { id: chunkId(n), offset: 0, length: 10 }).then(
-          () => true,
-          (error: unknown) => !(error instanceof NodeError && error.code === "not_found"),
-        ),
-      ),
-    );
-    expect(there).toEqual([false, true, true, false]);
+    expect(await node.node.collector.collect(60_000)).toBe(0);
+    expect(await collect()).toBe(1);
+    // Chunk 4 was put, and its commit may come.
+    expect(await present(client)).toEqual([2, 3, 4]);
     // One that is collected is missing for deltas too.
     expect(commit(client, { puts: [put(regionKey(6, 0), "x", 0, [chunkId(1)])] })).rejects.toMatchObject({ code: "missing_chunk" });
+    await client.call("chunkRelease", { ids: [chunkId(4)] });
+    expect(await collect()).toBe(1);
+    expect(await present(client)).toEqual([2, 3]);
+  });
+
+  test("what a session has put is held until it has committed it as often, also where another's delta came and went", async () => {
+    const [a, b] = [await node.client("acme"), await node.client("acme")];
+    await putChunks(a, [1, 1, 2]);
+    await putChunks(b, [2]);
+    await commit(a, { puts: [put(regionKey(5, 0), "x", 0, [chunkId(1), chunkId(2)])] });
+    await commit(a, { deletePrefixes: [inodePrefix(5)] });
+    expect(await collect()).toBe(0);
+    expect(await present(a)).toEqual([1, 2]);
+    // A record that is written again with the chunks that it had settles nothing.
+    await commit(a, { puts: [put(regionKey(6, 0), "x", 0, [chunkId(1)])] });
+    await putChunks(a, [1]);
+    await commit(a, { puts: [put(regionKey(6, 0), "y", 0, [chunkId(1)])] });
+    await commit(a, { deletePrefixes: [inodePrefix(6)] });
+    await commit(b, { puts: [put(regionKey(7, 0), "x", 0, [chunkId(2)])] });
+    expect(await collect()).toBe(0);
+    await commit(a, { puts: [put(regionKey(8, 0), "x", 0, [chunkId(1)])] });
+    await commit(a, { deletePrefixes: [inodePrefix(8)] });
+    expect(await collect()).toBe(1);
+    expect(await present(a)).toEqual([2]);
+  });
+
+  test("what a session held goes with it; of a lost one, later, or when the disk is full", async () => {
+    await node.stop();
+    node = await TestNode.start({ sessionTimeoutMs: 50 });
+    const [says, lost, other] = [await node.client("acme"), await node.client("acme"), await node.client("acme")];
+    await putChunks(says, [1]);
+    await putChunks(lost, [2]);
+    await says.call("bye", {});
+    lost.abandon();
+    const tenant = await node.node.tenant("acme");
+    while (node.node.keys.sessions().length > 1) await Bun.sleep(10);
+    tenant.holds.endOld(false);
+    expect(await collect()).toBe(1);
+    expect(await present(other)).toEqual([2]);
+    tenant.holds.endOld(true);
+    expect(await collect()).toBe(1);
+    expect(await present(other)).toEqual([]);
+  });
+
+  test("what was put before a restart is kept for sessions that come back; a sweep finds what nobody remembers", async () => {
+    const sessionId = crypto.getRandomValues(new Uint8Array(16));
+    let client = await node.client("acme", { sessionId });
+    await putChunks(client, [1, 2]);
+    await node.restart();
+    client = await node.client("acme", { sessionId });
+    const part = (n: number) => client.call("gc", { part: n, dryRun: true }).then(({ answer }) => answer);
+    await Bun.sleep(2 * GRACE_MS);
+    expect(await part(2)).toMatchObject({ chunks: 1, freedChunks: 0, keptChunks: 1 });
+    await commit(client, { puts: [put(regionKey(5, 0), "x", 0, [chunkId(1)])] });
+    await client.close();
+    // With its last session gone, nobody can come back.
+    await node.restart();
+    client = await node.client("acme");
+    await Bun.sleep(1_100);
+    expect(await part(1)).toMatchObject({ chunks: 1, freedChunks: 0, keptChunks: 0 });
+    expect(await part(2)).toEqual({ chunks: 1, bytes: 100, freedChunks: 1, freedBytes: 100, keptChunks: 0, keptBytes: 0 });
+    expect(await present(client)).toEqual([1, 2]);
+    await client.call("gc", { part: 2, dryRun: false });
+    expect(await present(client)).toEqual([1]);
+  });
+
+  test("those of a namespace that was deleted go too", async () => {
+    await node.stop();
+    node = await TestNode.start({ gcGraceMs: GRACE_MS });
+    const client = await node.client("acme");
+    await client.call("namespaceCreate", { name: "other" });
+    await putChunks(client, [1]);
+    await commitOther(client, 1, { puts: [put(regionKey(5, 0), "x", 0, [chunkId(1)])] });
+    await client.call("namespaceDelete", { name: "other", force: true });
+    while ((await present(client)).length > 0) await Bun.sleep(20);
   });
 });
 

@@ -10,7 +10,7 @@ import type { Connection, Listener, Transport } from "../transport/transport.ts"
 import { tenantOfPeer } from "./authorization.ts";
 import { LocalChunkStore } from "./chunks/local.ts";
 import { ClientConnection, type NodeServices } from "./client-connection.ts";
-import { Collector, GC_GRACE_DEFAULT_MS } from "./collector.ts";
+import { Collector, GC_GRACE_DEFAULT_MS, returningAtStart } from "./collector.ts";
 import { DataFolder } from "./data-folder.ts";
 import { Doorkeeper, type DoorkeeperLimits } from "./doorkeeper.ts";
 import { DEFAULT_NAMESPACE } from "./engines/engine.ts";
@@ -82,7 +82,12 @@ export class StorageNode implements NodeServices {
     this.keys = database;
     this.policy = new PolicyStore(folder.policy, options.logger);
     this.sessions = new Sessions(database, tenants, options.logger, options.sessionTimeoutMs ?? SESSION_TIMEOUT_MS);
-    this.collector = new Collector(tenants, options.gcGraceMs ?? GC_GRACE_DEFAULT_MS, options.logger);
+    this.collector = new Collector(
+      tenants,
+      options.gcGraceMs ?? GC_GRACE_DEFAULT_MS,
+      database.hasSessions ? returningAtStart() : null,
+      options.logger,
+    );
   }
 
   /**

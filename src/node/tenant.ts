@@ -2,6 +2,7 @@
 import { NodeError } from "../protocol/errors.ts";
 import { NAMESPACE_NAME_PATTERN, NAMESPACES_MAX, ROOT_INO } from "../protocol/limits.ts";
 import type { CommitResult, Delta } from "../protocol/messages.ts";
+import { ChunkHolds } from "./chunks/chunk-holds.ts";
 import type { ChunkStore } from "./chunks/chunk-store.ts";
 import { chunkName } from "./engines/chunk-list.ts";
 import type { MetadataEngine, Shard } from "./engines/engine.ts";
@@ -25,11 +26,13 @@ export interface Committer {
 export class Tenant {
   readonly name: string;
   readonly chunks: ChunkStore;
+  readonly holds = new ChunkHolds();
   readonly #engine: MetadataEngine;
   readonly #namespaces = new Map<string, Namespace>();
   #lastChange: Promise<unknown> = Promise.resolve();
   /** Chunks that deltas on their way refer to, with the number of these: not to be collected. */
   readonly #pinned = new Map<string, number>();
+  readonly #watches = new Set<Set<string>>();
   /** Until then the leases of the node's previous run may live on in clients, and commits wait. */
   #grace: Promise<void> | null = null;
 
@@ -94,6 +97,8 @@ export class Tenant {
     }
     this.#namespaces.delete(name);
     await this.#engine.delete(this.name, name);
+    // Nobody says which chunks only it referred to.
+    this.holds.hasForgotten = true;
     await leases.touch(null, leases.inos());
   }
 
@@ -106,7 +111,7 @@ export class Tenant {
 
   async commit(namespace: Namespace, by: Committer, delta: Delta): Promise<CommitResult> {
     if (this.#grace !== null) await this.#grace;
-    const unpin = delta.puts.some((put) => put.chunks.length > 0) ? await this.#pinChunks(namespace.shard, delta) : null;
+    const pinned = delta.puts.some((put) => put.chunks.length > 0) ? await this.#pinChunks(namespace.shard, delta) : null;
     try {
       let wait: Promise<unknown> | null = null;
       const outcome = await namespace.shard.commit({
@@ -118,18 +123,24 @@ export class Tenant {
         },
       });
       if (!outcome.ok) return outcome;
+      if (pinned !== null && !outcome.replayed) this.#added(by.id, pinned.added);
       if (wait !== null) await wait;
       // While we waited, another session's delta may have ended a lease that this one was granted.
       const session = by.session;
       const leased = session === null ? [] : delta.leases.filter((ino) => namespace.leases.holds(session, ino));
       return { ...outcome, leased };
     } finally {
-      unpin?.();
+      pinned?.unpin();
     }
   }
 
-  /** @throws NodeError "missing_chunk" @returns what lets go of them */
-  async #pinChunks(shard: Shard, delta: Delta): Promise<() => void> {
+  #added(session: Uint8Array, added: readonly Uint8Array[]): void {
+    for (const watch of this.#watches) for (const id of added) watch.add(chunkName(id));
+    this.holds.settle(session, added);
+  }
+
+  /** @throws NodeError "missing_chunk" @returns those that the puts add to their records, and what lets go of all of them */
+  async #pinChunks(shard: Shard, delta: Delta): Promise<{ added: readonly Uint8Array[]; unpin: () => void }> {
     const names = delta.puts.flatMap((put) => put.chunks.map(chunkName));
     for (const name of names) this.#pinned.set(name, (this.#pinned.get(name) ?? 0) + 1);
     const unpin = () => {
@@ -140,10 +151,11 @@ export class Tenant {
       }
     };
     try {
-      for (const id of await shard.newChunks(delta.puts)) {
+      const { added, unreferenced } = await shard.newChunks(delta.puts);
+      for (const id of unreferenced) {
         if (!(await this.chunks.exists(id))) throw new NodeError("missing_chunk", `no chunk ${id.toHex()}: put it before the delta`);
       }
-      return unpin;
+      return { added, unpin };
     } catch (error) {
       unpin();
       throw error;
@@ -152,5 +164,38 @@ export class Tenant {
 
   isPinned(id: Uint8Array): boolean {
     return this.#pinned.has(chunkName(id));
+  }
+
+  /** Of these chunks (by chunkName), those that a record of any namespace refers to, and those that one did within the last `graceMs`. */
+  async references(ids: readonly Uint8Array[], graceMs: number): Promise<{ referenced: Set<string>; recent: Set<string> }> {
+    const referenced = new Set<string>();
+    const recent = new Set<string>();
+    for (const { shard } of this.namespaces()) {
+      for (const id of ids) {
+        if (!(await shard.holdsChunk(id, graceMs))) continue;
+        recent.add(chunkName(id));
+        if (await shard.holdsChunk(id, 0)) referenced.add(chunkName(id));
+      }
+    }
+    return { referenced, recent };
+  }
+
+  /** The chunks (by chunkName) that committed records name from here on, and did not name before; dispose of it when done. */
+  watchAdded(): Set<string> & Disposable {
+    const added = Object.assign(new Set<string>(), { [Symbol.dispose]: () => void this.#watches.delete(added) });
+    this.#watches.add(added);
+    return added;
+  }
+
+  /** Stores a chunk, and keeps it until the session has committed a record that names it. */
+  async putChunk(session: Uint8Array, id: Uint8Array, body: Uint8Array): Promise<{ existed: boolean }> {
+    // Before it is there: it could be collected before this knows that it was.
+    this.holds.hold(session, id);
+    try {
+      return await this.chunks.put(id, body);
+    } catch (error) {
+      this.holds.settle(session, [id]);
+      throw error;
+    }
   }
 }

@@ -1,5 +1,6 @@
 /** Reads every record and every chunk of a data folder and reports what is damaged. The node must not run meanwhile. */
 import { existsSync } from "node:fs";
+import { CHUNK_PARTS } from "./chunks/chunk-store.ts";
 import { DataFolder } from "./data-folder.ts";
 import { chunkName } from "./engines/chunk-list.ts";
 import { SqliteEngine } from "./engines/sqlite.ts";
@@ -45,8 +46,8 @@ async function verifyTenant(tenant: Tenant, report: VerifyReport, onDamage: (lin
     report.namespaces++;
     for await (const line of shard.verify((id) => referred.set(chunkName(id), id))) onDamage(`namespace ${name}: ${line}`);
   }
-  for await (const chunks of tenant.chunks.list()) {
-    for (const { id } of chunks) {
+  for (let part = 0; part < CHUNK_PARTS; part++) {
+    for (const { id } of await tenant.chunks.listPart(part)) {
       report.chunks++;
       if (!referred.delete(chunkName(id))) report.unreferenced++;
       const damage = await tenant.chunks.verify(id);

@@ -78,6 +78,10 @@ const arbitraries: { [O in OpName]: { request: fc.Arbitrary<RequestOf<O>>; answe
   namespaceCreate: { request: fc.record({ name: ns }), answer: nothing },
   namespaceDelete: { request: fc.record({ name: ns, force: fc.boolean() }), answer: nothing },
   statfs: { request: fc.record({ ns }), answer: fc.record({ totalBytes: count, freeBytes: count, inodes: count }) },
+  gc: {
+    request: fc.record({ part: fc.integer({ min: 0, max: 255 }), dryRun: fc.boolean() }),
+    answer: fc.record({ chunks: count, bytes: count, freedChunks: count, freedBytes: count, keptChunks: count, keptBytes: count }),
+  },
   policyGet: {
     request: fc.record({ namespaces: few(ns), workload: fc.constantFrom("", "Train-7", "a") }),
     answer: fc.record({ policy: anyPolicy }),
@@ -124,6 +128,7 @@ const arbitraries: { [O in OpName]: { request: fc.Arbitrary<RequestOf<O>>; answe
   leaseRelease: { request: fc.record({ ns, inos: few(ino) }), answer: nothing },
   recall: { request: fc.record({ ns, inos: few(ino) }), answer: nothing },
   chunkPut: { request: fc.record({ id }), answer: fc.record({ existed: fc.boolean() }) },
+  chunkRelease: { request: fc.record({ ids: few(id) }), answer: nothing },
   chunkGet: {
     request: fc.record({
       id,

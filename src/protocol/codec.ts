@@ -36,6 +36,7 @@ import { NodeError, ProtocolError } from "./errors.ts";
 import { FLAG_ANSWER, FLAG_ERROR, finishFrame } from "./frame.ts";
 import {
   ANSWER_RECORDS_MAX,
+  CHUNK_RELEASE_MAX,
   INO_GRANT_MAX,
   INSTANCE_ID_BYTES,
   KEY_EPOCHS_MAX,
@@ -47,11 +48,20 @@ import {
   WORKLOAD_NAME_PATTERN,
   WRAPPED_KEY_MAX_BYTES,
 } from "./limits.ts";
-import { type AnswerOf, NODE_ERRORS, type NodeErrorCode, type OpName, PROTOCOL_VERSION, type RequestOf } from "./messages.ts";
+import {
+  type AnswerOf,
+  type GcReport,
+  NODE_ERRORS,
+  type NodeErrorCode,
+  type OpName,
+  PROTOCOL_VERSION,
+  type RequestOf,
+} from "./messages.ts";
 import { NAME_HASH_BYTES } from "./record-keys.ts";
 
 /** Program versions, cluster and tenant names in hello. */
 const TEXT_MAX_LENGTH = 256;
+const GC_FIELDS = ["chunks", "bytes", "freedChunks", "freedBytes", "keptChunks", "keptBytes"] as const;
 /** The text beside an error code; longer ones are cut. */
 const ERROR_TEXT_MAX_LENGTH = 1_000;
 
@@ -151,6 +161,15 @@ const codecs: { readonly [O in OpName]: OpCodec<RequestOf<O>, AnswerOf<O>> } = {
       freeBytes: count(f[1], "freeBytes"),
       inodes: count(f[2], "inodes"),
     }),
+  },
+  gc: {
+    encodeRequest: (r) => [integer(r.part, 0, 255, "part"), flag(r.dryRun, "dryRun")],
+    decodeRequest: (f) => ({ part: integer(tuple(f, 2, "gc")[0], 0, 255, "part"), dryRun: flag(f[1], "dryRun") }),
+    encodeAnswer: (a) => GC_FIELDS.map((field) => count(a[field], field)),
+    decodeAnswer: (f) => {
+      const values = tuple(f, GC_FIELDS.length, "gc answer");
+      return Object.fromEntries(GC_FIELDS.map((field, i) => [field, count(values[i], field)])) as unknown as GcReport;
+    },
   },
   policyGet: {
     encodeRequest: (r) => [each(items(r.namespaces, NAMESPACES_MAX, "namespaces"), namespace), workload(r.workload)],
@@ -273,6 +292,12 @@ const codecs: { readonly [O in OpName]: OpCodec<RequestOf<O>, AnswerOf<O>> } = {
     decodeRequest: (f) => ({ id: chunkId(tuple(f, 1, "chunkPut")[0]) }),
     encodeAnswer: (a) => [flag(a.existed, "existed")],
     decodeAnswer: (f) => ({ existed: flag(tuple(f, 1, "chunkPut answer")[0], "existed") }),
+  },
+  chunkRelease: {
+    encodeRequest: (r) => [each(items(r.ids, CHUNK_RELEASE_MAX, "chunk ids"), chunkId)],
+    decodeRequest: (f) => ({ ids: each(items(tuple(f, 1, "chunkRelease")[0], CHUNK_RELEASE_MAX, "chunk ids"), chunkId) }),
+    encodeAnswer: noFields.encode,
+    decodeAnswer: noFields.decode,
   },
   chunkGet: {
     encodeRequest: (r) => [

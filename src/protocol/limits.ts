@@ -30,6 +30,8 @@ export const ANSWER_RECORDS_MAX = 4_096;
 export const ANSWER_TARGET_BYTES = 1 * MIB;
 /** Inode numbers in one leaseRelease or recall. */
 export const LEASE_INOS_MAX = 4_096;
+/** Chunk ids in one chunkRelease. */
+export const CHUNK_RELEASE_MAX = 4_096;
 /** Namespaces of one tenant at most: they come in one answer. */
 export const NAMESPACES_MAX = 4_096;
 /** Key epochs of one tenant at most: they come in one answer. */

@@ -22,6 +22,7 @@ export const Op = {
   namespaceDelete: 22,
   statfs: 23,
   policyGet: 24,
+  gc: 25,
   inoGrant: 30,
   get: 31,
   inode: 32,
@@ -35,6 +36,7 @@ export const Op = {
   recall: 41,
   chunkPut: 50,
   chunkGet: 51,
+  chunkRelease: 52,
 } as const;
 export type OpName = keyof typeof Op;
 
@@ -184,6 +186,19 @@ export interface StoreState {
   namespaces: NamespaceState[];
 }
 
+/** What a search for chunks without reference has found; bytes as sealed. */
+export interface GcReport {
+  /** Looked at. */
+  chunks: number;
+  bytes: number;
+  /** Deleted, or to be deleted. */
+  freedChunks: number;
+  freedBytes: number;
+  /** Without reference, but held by a session, or put or named by a record a moment ago. */
+  keptChunks: number;
+  keptBytes: number;
+}
+
 /** Requests and answers by operation. `body` is the raw part of the frame. */
 export interface Messages {
   hello: {
@@ -233,8 +248,12 @@ export interface Messages {
   sync: { request: { ns: string }; answer: { seq: number } };
   leaseRelease: { request: { ns: string; inos: number[] }; answer: Record<string, never> };
   recall: { request: { ns: string; inos: number[] }; answer: Record<string, never> };
-  /** Body: the sealed chunk. */
+  /** Deletes those chunks whose ids begin with the byte `part` that nothing refers to and nobody holds; `dryRun`: says what it would delete. */
+  gc: { request: { part: number; dryRun: boolean }; answer: GcReport };
+  /** Body: the sealed chunk. It is kept for the session until this commits a record that names it, or releases it. */
   chunkPut: { request: { id: Uint8Array }; answer: { existed: boolean } };
+  /** Puts that the session will not commit: one for each id, which may come several times. */
+  chunkRelease: { request: { ids: Uint8Array[] }; answer: Record<string, never> };
   /** Answer's body: `length` bytes of the sealed chunk from `offset`, fewer at its end. */
   chunkGet: { request: { id: Uint8Array; offset: number; length: number }; answer: { totalBytes: number } };
 }

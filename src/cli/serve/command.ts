@@ -9,7 +9,7 @@ export function registerServe(program: Command): void {
     .description("run a storage node; the first start makes its data folder, with a new cluster's keys")
     .requiredOption("--data-dir <dir>", "folder of all the node's data")
     .option("--listen <host:port>", "address to listen on; port 0 takes a free one (see DIR/listen)", "0.0.0.0:9100")
-    .option("--gc-grace <time>", "chunks that nothing refers to are kept this long", "1h")
+    .option("--gc-grace <time>", "chunks that nothing refers to are kept this long; on a disk that is 90 % full, 1 s", "30s")
     .addOption(
       new Option("--log-level <level>", "least severe messages to log")
         .choices(["trace", "debug", "info", "warn", "error"])

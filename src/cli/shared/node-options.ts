@@ -9,12 +9,13 @@ export interface NodeOptions {
   readonly passphraseFile?: string;
 }
 
-export function withNodeOptions(command: Command): Command {
+/** `optional`: the command has another way without a running node. */
+export function withNodeOptions(command: Command, { optional = false } = {}): Command {
   return command
     .addOption(
       new Option("--data-addr <host:port>", "storage nodes, comma-separated")
         .env("KISEKI_DATA_ADDR")
-        .makeOptionMandatory()
+        .makeOptionMandatory(!optional)
         .argParser(String),
     )
     .addOption(new Option("--credentials <file>", "the tenant's credentials file").env("KISEKI_CREDENTIALS"))

@@ -15,7 +15,7 @@ const CONNECT_TIMEOUT_MS = 10_000;
 const REQUEST_TIMEOUT_MS = 30_000;
 
 /** @throws CommandError, CredentialsError, TransportError, and what `work` throws */
-export async function withNode<T>(options: NodeOptions, work: (client: NodeClient) => Promise<T>): Promise<T> {
+export async function withNode<T>(options: NodeOptions, work: (client: NodeClient, tenant: string) => Promise<T>): Promise<T> {
   const addresses = parseAddresses(options.dataAddr);
   if (addresses === null) throw new CommandError(ExitStatus.usage, `--data-addr ${options.dataAddr}: expected HOST:PORT[,HOST:PORT]`);
   if (options.credentials === undefined && options.tenant === undefined) {
@@ -28,7 +28,7 @@ export async function withNode<T>(options: NodeOptions, work: (client: NodeClien
   // Only the TLS identity is needed here.
   credentials.kek.fill(0);
   const tls = { ca: credentials.ca, cert: credentials.cert, key: credentials.key };
-  return await withClient(addresses.map(formatAddress), tls, work);
+  return await withClient(addresses.map(formatAddress), tls, (client) => work(client, credentials.tenant));
 }
 
 /** Connects, works, and closes. @throws TransportError, and what `work` throws */

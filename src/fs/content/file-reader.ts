@@ -1,4 +1,5 @@
 /** Reading: collects the pieces of a byte range, fetches what is missing, and reads ahead of sequential readers. */
+import { NodeError } from "../../protocol/errors.ts";
 import { BLOCK_BYTES } from "../../protocol/limits.ts";
 import type { Inode } from "../inodes/inode.ts";
 import type { Namespace } from "../inodes/namespace.ts";
@@ -128,13 +129,33 @@ export class FileReader {
       // The first try of a small file brings its neighbours too; a file that changes meanwhile is asked for alone.
       if (missing.length === 0 && tries === 0 && inode.size <= REGION_BYTES) await loadFirstRegion(namespace, inode);
       else if (missing.length === 0) await loadRegions(namespace, inode, offset, length);
-      else brought = await this.#store.bring(missing, fresh);
+      else {
+        brought = await this.#bring(namespace, inode, missing, fresh);
+        if (brought === null) {
+          missing = [];
+          continue;
+        }
+      }
       const gathered = this.#gather(inode, offset, length, brought, fresh);
       brought?.release();
       if (!Array.isArray(gathered)) return gathered;
       missing = gathered;
     }
     throw new FsError("EIO", `inode ${inode.ino}: content kept changing while it was read`);
+  }
+
+  /** null: the file was changed, and what it consisted of is gone. @throws FsError, also where the node has lost what the file still consists of */
+  async #bring(namespace: Namespace, inode: Inode, missing: readonly BlockWant[], fresh: boolean): Promise<BroughtBlocks | null> {
+    try {
+      return await this.#store.bring(missing, fresh);
+    } catch (error) {
+      const isLost = error instanceof FsError && error.cause instanceof NodeError && error.cause.code === "not_found";
+      if (!isLost || inode.isGone) throw error;
+      const { version } = inode;
+      await namespace.fetch(inode.number);
+      if (inode.version !== version) return null;
+      throw new FsError("EIO", `inode ${inode.ino}: the storage node has lost a part of it`, { cause: error });
+    }
   }
 
   /** Asks for what a sequential reader will read next. */

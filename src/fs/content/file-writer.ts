@@ -1,4 +1,5 @@
 /** Writing: takes over an application's bytes, keeps the amount of dirty data bounded, and writes out in time. */
+import type { ChunkRef } from "../../crypto/chunk-seal.ts";
 import { BLOCK_BYTES } from "../../protocol/limits.ts";
 import type { FileContent } from "../inodes/file-content.ts";
 import type { Inode } from "../inodes/inode.ts";
@@ -119,11 +120,19 @@ export class FileWriter {
 
   /** Gives up what is dirty: nobody can read it any more. */
   discard(inode: Inode): void {
+    const { shard } = this.#dirty.get(inode) ?? {};
+    const sent: ChunkRef[] = [];
     for (const segment of inode.content.discardDirty()) {
       // One that is being sent gives its cells up itself when it is done.
-      if (segment.upload !== null) segment.upload.catch(() => this.#store.release(segment));
+      if (segment.upload !== null) {
+        segment.upload.then(
+          ({ ref }) => shard?.releaseChunks([ref]),
+          () => this.#store.release(segment),
+        );
+      } else if (segment.stored !== null) sent.push(segment.stored.ref);
       else this.#store.release(segment);
     }
+    shard?.releaseChunks(sent);
     inode.pending = null;
     this.#dirty.delete(inode);
   }
@@ -173,7 +182,9 @@ export class FileWriter {
         this.#dirty.delete(inode);
         continue;
       }
-      if (inode.isLocked || inode.isOrphan || inode.content.dirtySinceMs > oldest) continue;
+      if (inode.isLocked || inode.content.dirtySinceMs > oldest) continue;
+      // A deleted file's bytes need not leave this machine. Chunks that did wait at the node for their commit.
+      if (inode.isOrphan && !inode.content.hasSent) continue;
       this.writeOut(namespace, inode, false).catch((error) => {
         // Deleted by another mount: nobody can read it any more.
         if (error instanceof FsError && error.code === "ESTALE") this.discard(inode);

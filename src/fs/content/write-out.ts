@@ -2,6 +2,7 @@
  * Writing out: sends a file's dirty bytes as chunks, or puts few of them inline, and commits the extents and attributes that make
  * them visible, in one delta (several only when a flush touches hundreds of regions).
  */
+import type { ChunkRef } from "../../crypto/chunk-seal.ts";
 import { regionKey } from "../../protocol/record-keys.ts";
 import type { DirtyLayer } from "../inodes/file-content.ts";
 import type { Inode } from "../inodes/inode.ts";
@@ -55,7 +56,14 @@ export async function writeOutLocked(namespace: Namespace, store: ContentStore, 
     content.thaw();
     throw error;
   }
-  for (const segment of frozen.segments) if (segment.stored === null) store.release(segment);
+  const named = new Set<unknown>();
+  for (const map of frozen.regions.values()) for (const { source } of map.extents) named.add(source);
+  const unnamed: ChunkRef[] = [];
+  for (const segment of frozen.segments) {
+    if (segment.stored === null) store.release(segment);
+    else if (!named.has(segment)) unnamed.push(segment.stored.ref);
+  }
+  namespace.shard.releaseChunks(unnamed);
   // Unless the node's disk failed, the last delta was durable.
   await settle(namespace, inode, durable);
 }

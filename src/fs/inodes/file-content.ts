@@ -73,6 +73,12 @@ export class FileContent {
     return this.#frozen;
   }
 
+  /** Some of the dirty bytes are at the node already, in chunks that no record names yet. */
+  get hasSent(): boolean {
+    for (const layer of [this.#active, this.#frozen]) for (const { stored } of layer?.segments ?? []) if (stored !== null) return true;
+    return false;
+  }
+
   get dirtyBytes(): number {
     return this.#active.bytes + (this.#frozen?.bytes ?? 0);
   }

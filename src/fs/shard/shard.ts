@@ -3,6 +3,7 @@
  *
  * This folder is the way to the node: inode numbers, names and plaintext come in; opened records, or an FsError, go out.
  */
+import type { ChunkRef } from "../../crypto/chunk-seal.ts";
 import type { FileId } from "../../crypto/file-id.ts";
 import { IntegrityError } from "../../crypto/integrity-error.ts";
 import { nameHash, xattrNameHash } from "../../crypto/name-hash.ts";
@@ -10,6 +11,7 @@ import type { NamespaceKeys } from "../../crypto/namespace-keys.ts";
 import { carriedFileId, openRecord, sealRecord } from "../../crypto/record-seal.ts";
 import { readU32 } from "../../protocol/big-endian.ts";
 import { NodeError } from "../../protocol/errors.ts";
+import { CHUNK_RELEASE_MAX } from "../../protocol/limits.ts";
 import type { AnswerOf, Bump, Check, Counters, Delta, InodeBundle, InodeWant, RequestOf, StoredRecord } from "../../protocol/messages.ts";
 import { dentryKey, inodeKey, prefixEnd, regionKey, regionOfKey, regionPrefix, xattrKey, xattrPrefix } from "../../protocol/record-keys.ts";
 import type { ClientRequestOp } from "../../transport/node-client-options.ts";
@@ -254,6 +256,14 @@ export class Shard {
   /** Gives up leases; the node need not recall them. Not answered to anyone, so failures don't matter. */
   releaseLeases(numbers: number[]): void {
     this.#calls.call("leaseRelease", { ns: this.name, inos: numbers }).catch(() => undefined);
+  }
+
+  /** Gives up chunks that were put and will not be committed. Failures don't matter: they are given up with the session. */
+  releaseChunks(refs: readonly ChunkRef[]): void {
+    for (let at = 0; at < refs.length; at += CHUNK_RELEASE_MAX) {
+      const ids = refs.slice(at, at + CHUNK_RELEASE_MAX).map(({ id }) => id);
+      this.#calls.call("chunkRelease", { ids }).catch(() => undefined);
+    }
   }
 
   /** Applies a change, whole or not at all. One that was to be durable may not be: durableSeq tells. */

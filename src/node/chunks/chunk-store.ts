@@ -4,8 +4,13 @@
  */
 import type { MaybePromise } from "../engines/engine.ts";
 
+/** Chunks are listed in this many parts, by the first byte of their ids. */
+export const CHUNK_PARTS = 256;
+
 export interface ChunkInfo {
   id: Uint8Array;
+  /** As sealed. */
+  bytes: number;
   /** Milliseconds since the epoch of the last put, also of one that found the chunk there. */
   touchedMs: number;
 }
@@ -31,11 +36,11 @@ export interface ChunkStore {
    * puts of this id wait, and `exists` says no.
    */
   delete(id: Uint8Array, keep: (touchedMs: number) => MaybePromise<boolean>): Promise<boolean>;
-  /** All chunks, in no order, part by part. */
-  list(): AsyncIterable<ChunkInfo[]>;
+  /** All chunks whose ids begin with the byte `part`, in no order. */
+  listPart(part: number): Promise<ChunkInfo[]>;
   /** @returns what is wrong with the stored chunk, or null */
   verify(id: Uint8Array): Promise<string | null>;
-  /** Bytes of the disk, and those that can still be written. */
+  /** Bytes of the disk, and those that chunks can still be put into. */
   space(): { totalBytes: number; freeBytes: number };
   /** Lets go of what it keeps open. */
   close(): void;

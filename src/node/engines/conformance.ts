@@ -43,7 +43,7 @@ export function engineConformance(name: string, makeFixture: () => EngineFixture
       test("new chunks of puts are those that nothing refers to", async () => {
         await commit({ puts: [put(regionKey(5, 0), "x", 0, [chunk(1), chunk(2)])] });
         const puts = [put(regionKey(5, 0), "y", 0, [chunk(2), chunk(3)]), put(regionKey(6, 0), "y", 0, [chunk(1), chunk(3), chunk(4)])];
-        expect(await tested.shard.newChunks(puts)).toEqual([chunk(3), chunk(4)]);
+        expect(await tested.shard.newChunks(puts)).toEqual({ added: [chunk(3), chunk(1), chunk(4)], unreferenced: [chunk(3), chunk(4)] });
       });
 
       test("a chunk is held while a record refers to it, and for the grace period after", async () => {
@@ -55,7 +55,10 @@ export function engineConformance(name: string, makeFixture: () => EngineFixture
         await Bun.sleep(2);
         expect(await tested.shard.holdsChunk(chunk(1), 0)).toBeFalse();
         expect(await tested.shard.holdsChunk(chunk(1), LONG_MS)).toBeTrue();
-        await tested.shard.pruneChunks(0);
+        expect(await tested.shard.looseChunks(LONG_MS, 10)).toEqual([]);
+        expect(await tested.shard.looseChunks(0, 10)).toEqual([chunk(1)]);
+        await tested.shard.forgetChunks([chunk(1), chunk(2)]);
+        expect(await tested.shard.looseChunks(0, 10)).toEqual([]);
         expect(await tested.shard.holdsChunk(chunk(1), LONG_MS)).toBeFalse();
         await reopen();
         expect(await tested.shard.holdsChunk(chunk(2), 0)).toBeTrue();

@@ -37,6 +37,14 @@ export interface RangeAnswer {
   more: boolean;
 }
 
+/** What puts say of chunks (32 bytes each, distinct in each list). */
+export interface NewChunks {
+  /** Named by a record that did not name them before. */
+  added: Uint8Array[];
+  /** Of these, those to which no record of the shard refers yet. */
+  unreferenced: Uint8Array[];
+}
+
 /** One applied delta, for those that keep copies. */
 export interface ShardEvent {
   seq: number;
@@ -77,12 +85,13 @@ export interface Shard {
   /** Inodes with an attribute record. */
   readonly inodeCount: number;
 
-  /** Those chunks of `puts` that the shard does not refer to yet (32 bytes each, distinct). */
-  newChunks(puts: Delta["puts"]): MaybePromise<Uint8Array[]>;
+  newChunks(puts: Delta["puts"]): MaybePromise<NewChunks>;
   /** Whether a record refers to the chunk, or did so within the last `graceMs`. */
   holdsChunk(id: Uint8Array, graceMs: number): MaybePromise<boolean>;
-  /** Forgets chunks that no record has referred to for `graceMs`. */
-  pruneChunks(graceMs: number): Promise<void>;
+  /** Chunks that records did refer to, and none has for `graceMs`: the longest unreferenced first, `limit` at most. */
+  looseChunks(graceMs: number, limit: number): MaybePromise<Uint8Array[]>;
+  /** Those of them to which still no record refers are named by looseChunks no more. */
+  forgetChunks(ids: readonly Uint8Array[]): Promise<void>;
   /** Forgets the deltas that a session has committed: it has ended. */
   forgetSession(session: Uint8Array): Promise<void>;
   /** Reads everything and compares checksums and reference counts; one line for each damage found. `onChunk` gets each chunk referred to. */

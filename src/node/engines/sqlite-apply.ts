@@ -4,7 +4,7 @@ import type { Check, Counters, Delta } from "../../protocol/messages.ts";
 import { INODE_SUB_ATTR, inodeOfKey, isRegionKey, KEY_KIND_INODE, prefixEnd } from "../../protocol/record-keys.ts";
 import type { AppliedDeltas } from "./applied-deltas.ts";
 import { chunkIdOf, chunkName, decodeChunkList, encodeChunkList } from "./chunk-list.ts";
-import type { CommitOutcome } from "./engine.ts";
+import type { CommitOutcome, NewChunks } from "./engine.ts";
 import type { DeltaEffects, JournalEntry } from "./journal-entry.ts";
 import { recordCrc, type Statements } from "./sqlite-database.ts";
 import { NO_COUNTERS } from "./sqlite-reads.ts";
@@ -172,17 +172,16 @@ export class DeltaApplier {
   }
 }
 
-/** Ids in `puts` that neither the record they are put into nor any other refers to yet. */
-export function newChunksOf(sql: Statements, puts: Delta["puts"]): Uint8Array[] {
-  const found = new Map<string, Uint8Array>();
+export function newChunksOf(sql: Statements, puts: Delta["puts"]): NewChunks {
+  const added = new Map<string, Uint8Array>();
   for (const put of puts) {
     if (put.chunks.length === 0) continue;
     const old = decodeChunkList(sql.chunks.get(put.key)?.chunks ?? null);
     for (const id of put.chunks) {
       const name = chunkName(id);
-      if (old.has(name) || found.has(name)) continue;
-      if ((sql.refs.get(id)?.refs ?? 0) === 0) found.set(name, id);
+      if (!old.has(name)) added.set(name, id);
     }
   }
-  return [...found.values()];
+  const ids = [...added.values()];
+  return { added: ids, unreferenced: ids.filter((id) => (sql.refs.get(id)?.refs ?? 0) === 0) };
 }

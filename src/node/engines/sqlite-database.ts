@@ -23,6 +23,7 @@ CREATE TABLE counters(ino INTEGER PRIMARY KEY, links INTEGER NOT NULL, entries I
 CREATE TABLE sessions(s INTEGER PRIMARY KEY, session BLOB NOT NULL UNIQUE);
 CREATE TABLE applied(s INTEGER NOT NULL, id INTEGER NOT NULL, seq INTEGER NOT NULL, PRIMARY KEY(s, id)) WITHOUT ROWID;
 CREATE TABLE chunk_refs(id BLOB PRIMARY KEY, refs INTEGER NOT NULL, since INTEGER NOT NULL) WITHOUT ROWID;
+CREATE INDEX loose_chunks ON chunk_refs(since) WHERE refs = 0;
 CREATE TABLE meta(name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 `;
 
@@ -65,7 +66,8 @@ export interface Statements {
   refs: Statement<{ refs: number; since: number }, [Blob]>;
   addRef: Statement<unknown, [Blob]>;
   dropRef: Statement<unknown, [number, Blob]>;
-  pruneRefs: Statement<unknown, [number]>;
+  looseRefs: Statement<{ id: Blob }, [number, number]>;
+  forgetRef: Statement<unknown, [Blob]>;
   sessionOf: Statement<{ s: number }, [Blob]>;
   addSession: Statement<{ s: number }, [Blob]>;
   removeSession: Statement<unknown, [number]>;
@@ -138,7 +140,8 @@ export function prepareStatements(db: Database): Statements {
     refs: db.prepare("SELECT refs, since FROM chunk_refs WHERE id = ?"),
     addRef: db.prepare("INSERT INTO chunk_refs(id, refs, since) VALUES(?, 1, 0) ON CONFLICT(id) DO UPDATE SET refs = refs + 1"),
     dropRef: db.prepare("UPDATE chunk_refs SET refs = refs - 1, since = ? WHERE id = ?"),
-    pruneRefs: db.prepare("DELETE FROM chunk_refs WHERE refs = 0 AND since < ?"),
+    looseRefs: db.prepare("SELECT id FROM chunk_refs WHERE refs = 0 AND since <= ? ORDER BY since LIMIT ?"),
+    forgetRef: db.prepare("DELETE FROM chunk_refs WHERE id = ? AND refs = 0"),
     sessionOf: db.prepare("SELECT s FROM sessions WHERE session = ?"),
     addSession: db.prepare("INSERT INTO sessions(session) VALUES(?) RETURNING s"),
     removeSession: db.prepare("DELETE FROM sessions WHERE s = ?"),

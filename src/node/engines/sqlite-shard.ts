@@ -9,7 +9,7 @@
 import { NodeError } from "../../protocol/errors.ts";
 import { INO_MAX, ROOT_INO } from "../../protocol/limits.ts";
 import type { Counters, Delta, InodeBundle, ListEntry, StoredRecord } from "../../protocol/messages.ts";
-import type { CommitOutcome, CommitRequest, RangeAnswer, Shard, ShardEvent } from "./engine.ts";
+import type { CommitOutcome, CommitRequest, NewChunks, RangeAnswer, Shard, ShardEvent } from "./engine.ts";
 import { entryBytes } from "./journal-entry.ts";
 import { newChunksOf } from "./sqlite-apply.ts";
 import { isDiskFailure, toNodeError } from "./sqlite-errors.ts";
@@ -90,12 +90,15 @@ export class SqliteShard implements Shard {
   ): { entries: ListEntry[]; more: boolean; counters: Counters } {
     return this.#read(() => this.#reads.list(dir, after, limit, maxBytes, region0MaxBytes));
   }
-  newChunks(puts: Delta["puts"]): Uint8Array[] {
+  newChunks(puts: Delta["puts"]): NewChunks {
     return this.#read(() => newChunksOf(this.#writer.sql, puts));
   }
   holdsChunk(id: Uint8Array, graceMs: number): boolean {
     const row = this.#read(() => this.#writer.sql.refs.get(id));
     return row !== null && (row.refs > 0 || row.since > Date.now() - graceMs);
+  }
+  looseChunks(graceMs: number, limit: number): Uint8Array[] {
+    return this.#read(() => this.#writer.sql.looseRefs.all(Date.now() - graceMs, limit)).map(({ id }) => id);
   }
   get inodeCount(): number {
     return this.#read(() => this.#writer.inodes);
@@ -231,8 +234,11 @@ export class SqliteShard implements Shard {
     return { first, count };
   }
 
-  async pruneChunks(graceMs: number): Promise<void> {
-    if (!this.#closed) this.#writer.run(() => this.#writer.sql.pruneRefs.run(Date.now() - graceMs));
+  async forgetChunks(ids: readonly Uint8Array[]): Promise<void> {
+    if (this.#closed || ids.length === 0) return;
+    this.#writer.run(() => {
+      for (const id of ids) this.#writer.sql.forgetRef.run(id);
+    });
   }
 
   async forgetSession(session: Uint8Array): Promise<void> {
