@@ -10,7 +10,14 @@ import { FsError } from "../posix/errno.ts";
 import { addOffset, distance, maxOffset, offsetInRegion, REGION_BYTES, regionOf, regionSpans, withinRegion } from "../posix/offsets.ts";
 import { type Caller, FallocateMode, type Offset, type SetAttr, Whence } from "../posix/vfs.ts";
 import type { StoredMap, StoredSource } from "../records/composition.ts";
-import { generationsBelow, type InodeAttributes, NO_REGIONS, regionFits, withGenerations } from "../records/inode-record.ts";
+import {
+  generationsBelow,
+  type InodeAttributes,
+  NO_REGIONS,
+  nextGeneration,
+  regionFits,
+  withGenerations,
+} from "../records/inode-record.ts";
 import type { PlainPut } from "../shard/shard.ts";
 import { loadRegionList, loadRegions, requireNewer } from "./file-reader.ts";
 import type { FileWriter } from "./file-writer.ts";
@@ -41,7 +48,7 @@ export async function truncate(namespace: Namespace, writer: FileWriter, inode: 
     done.mode = modeAfterWrite(done, caller);
     if (change.mtime !== undefined && change.mtime !== "now") [done.mtimeSec, done.mtimeNsec] = [change.mtime.sec, change.mtime.nsec];
     done.size = size;
-    done.generation++;
+    done.generation = nextGeneration(done.generation);
     return done;
   };
   if (size === 0) {
@@ -199,7 +206,7 @@ async function clearSome(namespace: Namespace, inode: Inode, caller: Caller, off
     let { allocated } = inode.stored;
     const puts: PlainPut[] = [];
     const deletes: Uint8Array[] = [];
-    const generation = inode.stored.generation + 1;
+    const generation = nextGeneration(inode.stored.generation);
     let { regionGenerations } = inode.stored;
     for await (const { region, map } of walkRegions(namespace, inode, first)) {
       const regionStart = offsetInRegion(region, 0);
@@ -293,7 +300,7 @@ export async function shareRange(
       for (const piece of shared) layPiece(target, changed, piece);
       let { allocated } = target.stored;
       const puts: PlainPut[] = [];
-      const generation = target.stored.generation + 1;
+      const generation = nextGeneration(target.stored.generation);
       for (const [region, map] of changed) {
         allocated += map.coveredBytes - target.content.storedRegion(region).coveredBytes;
         puts.push(regionPut(target, region, map, generation));

@@ -14,7 +14,7 @@ import { FsError } from "../posix/errno.ts";
 import { maxOffset } from "../posix/offsets.ts";
 import { encodeRegion, inlineBytes, type StoredMap, type StoredSource } from "../records/composition.ts";
 import type { ExtentMap } from "../records/extent-map.ts";
-import { type InodeAttributes, withGenerations } from "../records/inode-record.ts";
+import { type InodeAttributes, nextGeneration, withGenerations } from "../records/inode-record.ts";
 import type { FileRef, PlainPut } from "../shard/shard.ts";
 import { compactFragments } from "./compaction.ts";
 import type { ContentStore } from "./content-store.ts";
@@ -144,7 +144,7 @@ async function commitFrozen(
     const some = new Map<number, StoredMap>();
     let bytes = 0;
     let allocated = inode.stored.allocated;
-    const generation = inode.stored.generation + 1;
+    const generation = nextGeneration(inode.stored.generation);
     for (const region of left) {
       if (some.size >= REGIONS_PER_DELTA || bytes >= DELTA_TARGET_BYTES) break;
       const before = content.storedRegion(region);

@@ -58,7 +58,10 @@ export class Namespace {
     this.#calls = calls;
     this.#metaTtlMs = options.metaTtlMs;
     this.#inodes = new InodeTable(options.inodesMax, (numbers) => shard.releaseLeases(numbers));
-    this.#numbers = new InodeNumbers((count) => shard.grantInos(count));
+    this.#numbers = new InodeNumbers(
+      (count) => shard.grantInos(count),
+      (first) => shard.mistrust(first, "granted as a new number, and so was one above it before"),
+    );
   }
 
   set kernel(kernel: KernelCache) {

@@ -8,6 +8,7 @@ import {
   encodeInode,
   generationsBelow,
   type InodeAttributes,
+  nextGeneration,
   REGIONS_TRACKED_MAX,
   RecordFormatError,
   regionFits,
@@ -59,6 +60,13 @@ test("a record of another version is refused, not misread", () => {
   expect(() => decodeInode(new Uint8Array(132), "")).toThrow(RecordFormatError);
   expect(() => decodeInode(new Uint8Array([2]), "")).toThrow(RecordFormatError);
   expect(() => decodeDentry(new Uint8Array([2, 4]))).toThrow(RecordFormatError);
+});
+
+test("generations rise, and two writers of the same file go on with different ones", () => {
+  const next = Array.from({ length: 1_000 }, () => nextGeneration(7));
+  expect(next.every((generation) => generation > 7 && generation <= 7 + 65_536)).toBeTrue();
+  expect(new Set(next).size).toBeGreaterThan(900);
+  expect(nextGeneration(2 ** 48 - 2)).toBe(2 ** 48 - 1);
 });
 
 test("attributes say which generation of each region is theirs, as a table of all regions would", () => {

@@ -175,6 +175,20 @@ function decodeGenerations(bytes: Buffer, count: number): number[] {
   return Array.from({ length: count }, (_, i) => bytes.readUIntLE(INODE_FIXED_BYTES + i * GENERATION_BYTES, GENERATION_BYTES));
 }
 
+/**
+ * The generation after this one. By how much it is greater is random: of two writers that change the same generation at once, the node takes one,
+ * and the other's records must not pass for its own.
+ */
+export function nextGeneration(generation: number): number {
+  // Near the end of its 6 bytes it goes on one by one.
+  const step = generation < GENERATION_SPREAD_END ? crypto.getRandomValues(randomStep)[0] : 0;
+  return generation + 1 + (step ?? 0);
+}
+
+const randomStep = new Uint16Array(1);
+/** Half of what 6 bytes hold: after 2^32 changes of one file. */
+const GENERATION_SPREAD_END = 2 ** 47;
+
 /** The generations when the records of these regions are written with `generation` (0: deleted). */
 export function withGenerations(before: readonly number[], regions: Iterable<number>, generation: number): readonly number[] {
   const after = [...before];
