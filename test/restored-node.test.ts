@@ -87,6 +87,25 @@ test("a restored backup: living mounts get EIO and can be unmounted, new ones se
   for (const mount of [one, other, later]) expect((await run(KISEKI, ["umount", mount.path])).status).toBe(0);
 });
 
+test("a copy that was made of the running node is put back: also a mount that has only read notices", async () => {
+  const node = await TestNode.start();
+  const writer = await TestMount.mount(node);
+  await put(writer, "old", "in the copy");
+  node.freeze();
+  const copy = backUp(node);
+  node.resume();
+  await put(writer, "new", "not in the copy");
+  const reader = await TestMount.mount(node);
+  expect(await get(reader, "new")).toBe("not in the copy");
+  await writer.unmount();
+  await node.kill();
+  restore(node, copy);
+  await node.restart();
+  await until(() => reader.log().includes("was said to be durable"));
+  expect((await run("ls", [join(reader.path, "never-looked-at")])).stderr).toContain("Input/output error");
+  expect((await run(KISEKI, ["umount", reader.path])).status).toBe(0);
+});
+
 test("serve --restored: what was mounted before is refused, what is mounted anew is not, and numbers are new", async () => {
   const node = await TestNode.start();
   const before = await TestMount.mount(node);

@@ -145,26 +145,28 @@ export class ClientConnection implements FrameHandler {
         tenant: tenant.name,
         leaseMs: LEASE_MS,
         resumed,
-        store: this.#store(tenant, request),
+        store: await this.#store(tenant, request),
       },
     };
   }
 
-  #store(tenant: Tenant, { role, lastStart }: RequestOf<"hello">): StoreState {
+  async #store(tenant: Tenant, { lastStart, namespaces }: RequestOf<"hello">): Promise<StoreState> {
     const { instance, start } = this.#services.keys;
     return {
       instance,
       start: start.number,
       startId: start.id,
       knowsLastStart: lastStart.length === 0 || this.#services.keys.knowsStart(lastStart),
-      namespaces: role === "data" ? [] : tenant.namespaces().map((namespace) => this.#state(tenant, namespace, lastStart)),
+      namespaces: await Promise.all(
+        namespaces.flatMap((name) => tenant.find(name) ?? []).map((namespace) => this.#state(tenant, namespace, lastStart)),
+      ),
     };
   }
 
-  #state(tenant: Tenant, { name, shard }: Namespace, lastStart: Uint8Array): NamespaceState {
-    const { seq, durableSeq } = shard.state;
+  async #state(tenant: Tenant, { name, shard }: Namespace, lastStart: Uint8Array): Promise<NamespaceState> {
+    const { id, seq, durableSeq } = await shard.state();
     const recoveredSeq = lastStart.length === 0 ? seq : (this.#services.keys.recoveredSince(lastStart, tenant.name, name) ?? seq);
-    return { name, seq, durableSeq, recoveredSeq };
+    return { name, id, seq, durableSeq, recoveredSeq };
   }
 
   #operations(): HandlerTable {
@@ -196,10 +198,11 @@ export class ClientConnection implements FrameHandler {
       gc: async ({ part, dryRun }) => ({
         answer: await this.#services.collector.sweepPart(this.#tenant, part, { graceMs: GC_GRACE_SHORT_MS, dryRun }),
       }),
-      statfs: ({ ns }) => {
-        const { shard } = this.#tenant.namespace(ns);
-        return { answer: { ...this.#tenant.chunks.space(), inodes: shard.inodeCount } };
-      },
+      namespaceState: async ({ ns }) => ({
+        answer: { state: await this.#state(this.#tenant, this.#tenant.namespace(ns), new Uint8Array(0)) },
+      }),
+      statfs: ({ ns }) =>
+        then(this.#tenant.namespace(ns).shard.inodeCount(), (inodes) => ({ answer: { ...this.#tenant.chunks.space(), inodes } })),
 
       policyGet: ({ namespaces, workload }) => {
         const names = namespaces.length === 0 ? this.#tenant.names() : namespaces;
@@ -243,6 +246,7 @@ export class ClientConnection implements FrameHandler {
       commit: async ({ ns, delta }) => {
         const session = this.#session;
         const tenant = this.#tenant;
+        this.#services.sessions.uses(session, ns);
         return { answer: await tenant.commit(tenant.namespace(ns), { id: session.id, session }, delta) };
       },
       sync: async ({ ns }) => ({ answer: { seq: await this.#tenant.namespace(ns).shard.sync() } }),

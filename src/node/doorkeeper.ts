@@ -12,22 +12,19 @@ const CONNECTIONS_MAX = 16_384;
 /** One line about a reason in this time. */
 const LOG_EVERY_MS = 10_000;
 
-export interface DoorkeeperLimits {
+interface DoorkeeperLimits {
   readonly helloTimeoutMs: number;
   readonly perAddress: number;
   readonly total: number;
 }
 
-const DOORKEEPER_LIMITS: DoorkeeperLimits = {
-  helloTimeoutMs: HELLO_TIMEOUT_MS,
-  perAddress: CONNECTIONS_PER_ADDRESS_MAX,
-  total: CONNECTIONS_MAX,
-};
-
 /** "10.0.0.1:1234" without the port. */
 function hostOf(remoteAddress: string): string {
   return remoteAddress.slice(0, remoteAddress.lastIndexOf(":"));
 }
+
+/** Those that are not said are the usual ones. */
+export type PartialLimits = { readonly [K in keyof DoorkeeperLimits]?: DoorkeeperLimits[K] | undefined };
 
 export class Doorkeeper {
   readonly #limits: DoorkeeperLimits;
@@ -37,9 +34,12 @@ export class Doorkeeper {
   /** By reason: when a line was written, and how many came since. */
   readonly #told = new Map<string, { atMs: number; since: number }>();
 
-  constructor(log: (fields: object, message: string) => void, limits: DoorkeeperLimits = DOORKEEPER_LIMITS) {
+  constructor(log: (fields: object, message: string) => void, limits: PartialLimits = {}) {
     this.#log = log;
-    this.#limits = limits;
+    const total = Math.min(CONNECTIONS_MAX, limits.total ?? CONNECTIONS_MAX);
+    // No address alone can take all that there is room for.
+    const perAddress = limits.perAddress ?? Math.min(CONNECTIONS_PER_ADDRESS_MAX, Math.ceil(total / 2));
+    this.#limits = { helloTimeoutMs: limits.helloTimeoutMs ?? HELLO_TIMEOUT_MS, perAddress, total };
   }
 
   get connections(): number {

@@ -72,6 +72,7 @@ function attacks(ns: string): { [O in ClientRequestOp]: RequestOf<O> } {
     namespaceList: {},
     namespaceCreate: { name: "private" },
     namespaceDelete: { name: ns, force: true },
+    namespaceState: { ns },
     statfs: { ns },
     policyGet: { namespaces: [ns], workload: "" },
     gc: { part: CHUNK[0] ?? 0, dryRun: false },
@@ -152,7 +153,14 @@ describe("another tenant", () => {
   test("can't take over a session whose id it knows, as meta or as data connection", async () => {
     for (const role of ["meta", "data"] as const) {
       const raw = await RawClient.connect(node, await node.identity("evil"));
-      const hello = { protocol: PROTOCOL_VERSION, sessionId: victimSession, clientVersion: "evil", role, lastStart: new Uint8Array(0) };
+      const hello = {
+        protocol: PROTOCOL_VERSION,
+        sessionId: victimSession,
+        clientVersion: "evil",
+        role,
+        lastStart: new Uint8Array(0),
+        namespaces: ["default", "private"],
+      };
       expect(await raw.ask("hello", hello)).toMatchObject({ error: true, code: "not_authorized" });
       expect(await raw.ask("bye", {})).toMatchObject({ error: true, code: "session_lost" });
       raw.close();
@@ -193,6 +201,7 @@ describe("a certificate that names no tenant of this cluster", () => {
       clientVersion: "evil",
       role: "meta" as const,
       lastStart: new Uint8Array(0),
+      namespaces: [],
     };
     expect(await raw.ask("hello", hello)).toMatchObject({ error: true, code: "not_authorized" });
     for (const [op, request] of Object.entries(attacks("private")) as [ClientRequestOp, RequestOf<ClientRequestOp>][]) {
@@ -348,6 +357,7 @@ class RawClient {
       clientVersion: "raw",
       role: "data",
       lastStart: new Uint8Array(0),
+      namespaces: [],
     });
     expect(answer.error).toBeFalse();
   }

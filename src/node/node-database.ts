@@ -22,6 +22,7 @@ import { overwriteFile } from "./overwrite-file.ts";
 const FORMAT_VERSION = 2;
 const SCHEMA = `
 CREATE TABLE IF NOT EXISTS sessions(session BLOB PRIMARY KEY, tenant TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS session_namespaces(session BLOB NOT NULL, namespace TEXT NOT NULL, PRIMARY KEY(session, namespace)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS keys(tenant TEXT NOT NULL, epoch INTEGER NOT NULL, wrapped BLOB NOT NULL, PRIMARY KEY(tenant, epoch)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS instance(id BLOB PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS starts(number INTEGER PRIMARY KEY, id BLOB NOT NULL);
@@ -44,7 +45,7 @@ const STARTS_RECOVERED_KEPT = 64;
 /** Writes down that the node starts. */
 function beginStart(db: Database, renew: boolean): Pick<NodeDatabase, "instance" | "start"> & { startIds: Map<string, number> } {
   return db.transaction(() => {
-    if (renew) for (const table of ["instance", "starts", "recovered", "sessions"]) db.run(`DELETE FROM ${table}`);
+    if (renew) for (const table of ["instance", "starts", "recovered", "sessions", "session_namespaces"]) db.run(`DELETE FROM ${table}`);
     using known = db.prepare<{ id: Uint8Array }, []>("SELECT id FROM instance");
     let instance = known.get()?.id;
     if (instance === undefined) {
@@ -85,7 +86,11 @@ export class NodeDatabase {
   readonly #path: string;
   /** Numbers of the starts that are remembered, by their ids in hexadecimal. */
   readonly #startIds: ReadonlyMap<string, number>;
-  readonly #recovered: Statement<{ seq: number | null; starts: number }, [string, string, number]>;
+  readonly #recovered: Statement<{ seq: number | null }, [string, string, number]>;
+  readonly #recordRecovered: Statement<unknown, [number, string, string, number]>;
+  readonly #namespacesOfSession: Statement<{ namespace: string }, [Uint8Array]>;
+  readonly #addNamespace: Statement<unknown, [Uint8Array, string]>;
+  readonly #removeNamespaces: Statement<unknown, [Uint8Array]>;
   /** Random bytes that name this data; others from each `renew()` on. */
   readonly instance: Uint8Array;
   /** Of this start: its number, one more than the one before, and random bytes. */
@@ -127,9 +132,11 @@ export class NodeDatabase {
     this.#addSession = db.prepare("INSERT OR IGNORE INTO sessions(session, tenant) VALUES(?, ?)");
     this.#removeSession = db.prepare("DELETE FROM sessions WHERE session = ?");
     this.#keys = db.prepare("SELECT epoch, wrapped FROM keys WHERE tenant = ? ORDER BY epoch");
-    this.#recovered = db.prepare(
-      "SELECT MIN(seq) AS seq, COUNT(*) AS starts FROM recovered WHERE tenant = ? AND namespace = ? AND start > ?",
-    );
+    this.#recovered = db.prepare("SELECT MIN(seq) AS seq FROM recovered WHERE tenant = ? AND namespace = ? AND start > ?");
+    this.#recordRecovered = db.prepare("INSERT OR REPLACE INTO recovered(start, tenant, namespace, seq) VALUES(?, ?, ?, ?)");
+    this.#namespacesOfSession = db.prepare("SELECT namespace FROM session_namespaces WHERE session = ?");
+    this.#addNamespace = db.prepare("INSERT OR IGNORE INTO session_namespaces(session, namespace) VALUES(?, ?)");
+    this.#removeNamespaces = db.prepare("DELETE FROM session_namespaces WHERE session = ?");
     this.#addKey = db.prepare("INSERT INTO keys(tenant, epoch, wrapped) VALUES(?, ?, ?)");
     const shredded = db.query<{ tenant: string; overwritten: number }, []>("SELECT tenant, overwritten FROM shredded").all();
     this.#shredded = new Set(shredded.map(({ tenant }) => tenant));
@@ -141,26 +148,22 @@ export class NodeDatabase {
     return this.#startIds.has(id.toHex());
   }
 
-  /** Writes down how far namespaces were when the node started. */
-  recordRecovered(states: Iterable<{ tenant: string; namespace: string; seq: number }>): void {
-    this.#guard(() =>
-      this.#db.transaction(() => {
-        using insert = this.#db.prepare("INSERT OR REPLACE INTO recovered(start, tenant, namespace, seq) VALUES(?, ?, ?, ?)");
-        for (const { tenant, namespace, seq } of states) insert.run(this.start.number, tenant, namespace, seq);
-      })(),
-    );
+  /** Writes down how far a namespace was when it was opened for the first time since the node started. */
+  recordRecovered(tenant: string, namespace: string, seq: number): void {
+    this.#guard(() => this.#recordRecovered.run(this.start.number, tenant, namespace, seq));
   }
 
   /**
-   * The least that a namespace had at a start after the one with this id: what was there before and is not behind it was never lost. 0 where that is
-   * not known; null: the node has not started since.
+   * The least that a namespace had at a start after the one with this id, of those that it was opened in: what was there before and is not behind it
+   * was never lost. 0 where that is not known; null: it was not opened since.
    */
   recoveredSince(id: Uint8Array, tenant: string, namespace: string): number | null {
     const start = this.#startIds.get(id.toHex());
     if (start === this.start.number) return null;
     if (start === undefined) return 0;
     const row = this.#guard(() => this.#recovered.get(tenant, namespace, start));
-    return row === null || row.seq === null || row.starts !== this.start.number - start ? 0 : row.seq;
+    // What is longer ago is not remembered.
+    return this.start.number - start >= STARTS_RECOVERED_KEPT ? 0 : (row?.seq ?? null);
   }
 
   sessions(): StoredSession[] {
@@ -177,7 +180,21 @@ export class NodeDatabase {
   }
 
   removeSession(session: Uint8Array): void {
-    this.#guard(() => this.#removeSession.run(session));
+    this.#guard(() =>
+      this.#db.transaction(() => {
+        this.#removeNamespaces.run(session);
+        this.#removeSession.run(session);
+      })(),
+    );
+  }
+
+  /** The session is about to change something in the namespace: when it ends, that is where something of it may be left. */
+  addSessionNamespace(session: Uint8Array, namespace: string): void {
+    this.#guard(() => this.#addNamespace.run(session, namespace));
+  }
+
+  namespacesOfSession(session: Uint8Array): string[] {
+    return this.#guard(() => this.#namespacesOfSession.all(session)).map(({ namespace }) => namespace);
   }
 
   keys(tenant: string): { epoch: number; wrapped: Uint8Array }[] {
@@ -237,6 +254,17 @@ export class NodeDatabase {
   }
 
   close(): void {
-    closeDatabase(this.#db, [this.#sessions, this.#addSession, this.#removeSession, this.#keys, this.#addKey, this.#recovered]);
+    closeDatabase(this.#db, [
+      this.#sessions,
+      this.#addSession,
+      this.#removeSession,
+      this.#keys,
+      this.#addKey,
+      this.#recovered,
+      this.#recordRecovered,
+      this.#namespacesOfSession,
+      this.#addNamespace,
+      this.#removeNamespaces,
+    ]);
   }
 }

@@ -19,6 +19,8 @@ export class Session implements LeaseHolder {
   readonly id: Uint8Array;
   readonly tenant: string;
   leaseCount = 0;
+  /** Where it has changed something. */
+  readonly namespaces = new Set<string>();
   lastHeardMs = performance.now();
   ended = false;
   /** All connections; `meta` is the one that recalls go to. */

@@ -7,6 +7,7 @@ import { ANSWER_RECORDS_MAX, LEASE_MS, MIB, ROOT_INO, SESSION_ID_BYTES, SESSION_
 import type { Delta } from "../protocol/messages.ts";
 import { inodePrefix, KEY_KIND_ORPHAN, orphanPrefix, prefixEnd } from "../protocol/record-keys.ts";
 import type { FrameSession } from "../transport/frame-server.ts";
+import type { Shard } from "./engines/engine.ts";
 import type { NodeDatabase } from "./node-database.ts";
 import { Session } from "./session.ts";
 import type { Namespace, Tenant } from "./tenant.ts";
@@ -51,13 +52,10 @@ export class Sessions {
   }
 
   /** Takes up the sessions of the node's previous run; call it once, before the first client. */
-  async load(): Promise<void> {
-    for (const { session, tenant } of this.#database.sessions()) this.#add(session, tenant);
-    for (const tenant of this.#tenants.values()) {
-      // A session may have been lost with the last writes before a power failure; its orphans name it.
-      for (const { shard } of tenant.namespaces()) {
-        for (const id of await orphanSessions(shard)) if (!this.#sessions.has(nameOf(id))) this.#add(id, tenant.name);
-      }
+  load(): void {
+    for (const { session, tenant } of this.#database.sessions()) {
+      const { namespaces } = this.#add(session, tenant);
+      for (const name of this.#database.namespacesOfSession(session)) namespaces.add(name);
     }
     for (const [name, tenant] of this.#tenants) {
       const ids = new Set([...this.#sessions].filter(([, session]) => session.tenant === name).map(([id]) => id));
@@ -72,6 +70,24 @@ export class Sessions {
         }),
       );
     }
+  }
+
+  /**
+   * A namespace was opened for the first time in this run. Sessions that are not known may have left deleted-but-open inodes in it: a backup has them,
+   * which was restored without its sessions.
+   */
+  async adopt(tenant: string, namespace: string, shard: Shard): Promise<void> {
+    for (const id of await orphanSessions(shard)) {
+      const session = this.#sessions.get(nameOf(id)) ?? this.#add(id, tenant);
+      session.namespaces.add(namespace);
+    }
+  }
+
+  /** The session is about to change something in the namespace. @throws NodeError */
+  uses(session: Session, namespace: string): void {
+    if (session.namespaces.has(namespace)) return;
+    this.#database.addSessionNamespace(session.id, namespace);
+    session.namespaces.add(namespace);
   }
 
   #add(id: Uint8Array, tenant: string): Session {
@@ -155,6 +171,7 @@ export class Sessions {
     try {
       for (const namespace of tenant?.namespaces() ?? []) {
         namespace.leases.releaseAll(session);
+        if (!session.namespaces.has(namespace.name)) continue;
         if (tenant !== undefined) await this.#deleteOrphans(tenant, namespace, session.id);
         await namespace.shard.forgetSession(session.id);
       }
@@ -208,7 +225,7 @@ export class Sessions {
 }
 
 /** Sessions that have deleted-but-open inodes in the shard. */
-async function orphanSessions(shard: Namespace["shard"]): Promise<Uint8Array[]> {
+async function orphanSessions(shard: Shard): Promise<Uint8Array[]> {
   const found: Uint8Array[] = [];
   const all = new Uint8Array([KEY_KIND_ORPHAN]);
   const end = prefixEnd(all);

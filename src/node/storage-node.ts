@@ -9,10 +9,12 @@ import { type FrameSession, serveFrames } from "../transport/frame-server.ts";
 import type { Connection, Listener, Transport } from "../transport/transport.ts";
 import { tenantOfPeer } from "./authorization.ts";
 import { LocalChunkStore } from "./chunks/local.ts";
+import { OpenFiles } from "./chunks/open-files.ts";
 import { ClientConnection, type NodeServices } from "./client-connection.ts";
 import { Collector, GC_GRACE_DEFAULT_MS, returningAtStart } from "./collector.ts";
 import { DataFolder } from "./data-folder.ts";
-import { Doorkeeper, type DoorkeeperLimits } from "./doorkeeper.ts";
+import type { DescriptorBudget } from "./descriptors.ts";
+import { Doorkeeper, type PartialLimits } from "./doorkeeper.ts";
 import { DEFAULT_NAMESPACE } from "./engines/engine.ts";
 import { SqliteEngine } from "./engines/sqlite.ts";
 import { NodeDatabase } from "./node-database.ts";
@@ -41,7 +43,8 @@ export interface StorageNodeOptions {
   readonly logger: NodeLogger;
   /** The data folder has gone back on purpose: a backup was restored. It gets a new instance id, and numbers above all that were used. */
   readonly restored?: boolean;
-  readonly door?: DoorkeeperLimits;
+  readonly door?: PartialLimits;
+  readonly descriptors?: DescriptorBudget;
   readonly gcGraceMs?: number;
   readonly sessionTimeoutMs?: number;
 }
@@ -55,6 +58,7 @@ export class StorageNode implements NodeServices {
   readonly collector: Collector;
   readonly #folder: DataFolder;
   readonly #engine: SqliteEngine;
+  readonly #chunkFiles: OpenFiles;
   readonly #tenants: Map<string, Tenant>;
   readonly #arriving = new Map<string, Promise<Tenant>>();
   readonly #connections = new Set<FrameSession>();
@@ -71,11 +75,16 @@ export class StorageNode implements NodeServices {
     database: NodeDatabase,
     engine: SqliteEngine,
     tenants: Map<string, Tenant>,
+    chunkFiles: OpenFiles,
   ) {
+    this.#chunkFiles = chunkFiles;
     this.cluster = cluster;
     this.version = options.version;
     this.#logger = options.logger;
-    this.#door = new Doorkeeper((fields, message) => options.logger.info(fields, message), options.door);
+    this.#door = new Doorkeeper((fields, message) => options.logger.info(fields, message), {
+      total: options.descriptors?.connections,
+      ...options.door,
+    });
     this.#folder = folder;
     this.#engine = engine;
     this.#tenants = tenants;
@@ -98,20 +107,25 @@ export class StorageNode implements NodeServices {
     const folder = new DataFolder(options.dataDir);
     folder.prepare();
     const database = new NodeDatabase(folder.database, options.restored === true);
-    const engine = new SqliteEngine(folder.tenants);
     let sessions: Sessions | null = null;
+    const chunkFiles = new OpenFiles(options.descriptors?.chunkFiles);
+    const engine = new SqliteEngine(folder.tenants, {
+      openShardsMax: options.descriptors?.shards,
+      onFirstOpen: (tenant, namespace, shard, recoveredSeq) => {
+        database.recordRecovered(tenant, namespace, recoveredSeq);
+        sessions?.adopt(tenant, namespace, shard).catch((error: unknown) => {
+          options.logger.error({ err: error, tenant, namespace }, "sessions that left something in a namespace could not be looked for");
+        });
+      },
+    });
     try {
       const { cluster, tls } = await ensureCluster(folder.pki, hostname());
-      const tenants = await openTenants(folder, engine, database.shreddedTenants);
+      const tenants = await openTenants(folder, engine, database.shreddedTenants, chunkFiles);
       if (options.restored === true) await skipNumbers(tenants);
-      database.recordRecovered(
-        [...tenants.values()].flatMap((tenant) =>
-          tenant.namespaces().map(({ name, shard }) => ({ tenant: tenant.name, namespace: name, seq: shard.state.recoveredSeq })),
-        ),
-      );
-      const node = new StorageNode(options, folder, cluster, database, engine, tenants);
+      const node = new StorageNode(options, folder, cluster, database, engine, tenants, chunkFiles);
       sessions = node.sessions;
-      await node.sessions.load();
+      node.sessions.load();
+      if (options.restored === true) await node.#adoptAll();
       node.#listener = await options.transport.listen(
         {
           host: options.host,
@@ -132,6 +146,13 @@ export class StorageNode implements NodeServices {
       await engine.close();
       database.close();
       throw error;
+    }
+  }
+
+  /** A backup has deleted-but-open inodes of sessions that are known no more. */
+  async #adoptAll(): Promise<void> {
+    for (const tenant of this.#tenants.values()) {
+      for (const { name, shard } of tenant.namespaces()) await this.sessions.adopt(tenant.name, name, shard);
     }
   }
 
@@ -197,7 +218,11 @@ export class StorageNode implements NodeServices {
   }
 
   async #welcome(name: string): Promise<Tenant> {
-    const tenant = new Tenant(name, this.#engine, new LocalChunkStore(this.#folder.chunks(name), this.#folder.aside(name)));
+    const tenant = new Tenant(
+      name,
+      this.#engine,
+      new LocalChunkStore(this.#folder.chunks(name), this.#folder.aside(name), this.#chunkFiles),
+    );
     await tenant.createNamespace(DEFAULT_NAMESPACE);
     this.#tenants.set(name, tenant);
     this.#logger.info({ tenant: name }, "new tenant");
@@ -240,6 +265,7 @@ export class StorageNode implements NodeServices {
     for (const connection of this.#connections) connection.close("the node stops");
     this.sessions.close();
     for (const { chunks } of this.#tenants.values()) chunks.close();
+    this.#chunkFiles.close();
     await this.#engine.close();
     this.keys.close();
   }
@@ -250,14 +276,19 @@ async function skipNumbers(tenants: ReadonlyMap<string, Tenant>): Promise<void> 
 }
 
 /** All tenants that have data in the folder, but for those that were shredded. */
-export async function openTenants(folder: DataFolder, engine: SqliteEngine, shredded: ReadonlySet<string>): Promise<Map<string, Tenant>> {
+export async function openTenants(
+  folder: DataFolder,
+  engine: SqliteEngine,
+  shredded: ReadonlySet<string>,
+  chunkFiles?: OpenFiles,
+): Promise<Map<string, Tenant>> {
   const tenants = new Map<string, Tenant>();
   for (const name of folder.tenantNames()) {
     if (shredded.has(name)) continue;
     // Made by a first contact that did not get further than its folder: as good as never here.
     if (!existsSync(join(folder.tenants, name, "namespaces"))) continue;
     engine.cleanUp(name);
-    const tenant = new Tenant(name, engine, new LocalChunkStore(folder.chunks(name), folder.aside(name)));
+    const tenant = new Tenant(name, engine, new LocalChunkStore(folder.chunks(name), folder.aside(name), chunkFiles));
     await tenant.load();
     tenants.set(name, tenant);
   }

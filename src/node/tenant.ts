@@ -42,7 +42,7 @@ export class Tenant {
     this.chunks = chunks;
   }
 
-  /** Opens the namespaces that exist. */
+  /** Finds the namespaces that exist. */
   async load(): Promise<void> {
     for (const name of this.#engine.list(this.name)) await this.#open(name);
   }
@@ -60,6 +60,10 @@ export class Tenant {
 
   names(): string[] {
     return [...this.#namespaces.keys()].sort();
+  }
+
+  find(name: string): Namespace | undefined {
+    return this.#namespaces.get(name);
   }
 
   /** @throws NodeError "not_found" */

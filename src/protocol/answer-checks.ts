@@ -29,6 +29,7 @@ const CHECKS: Checks = {
     if (new Set(names).size !== names.length) return "a namespace twice";
     return names.every((name) => NAMESPACE_NAME_PATTERN.test(name)) ? null : "what is no name of a namespace";
   },
+  namespaceState: ({ ns }, { state }) => (state.name === ns ? null : `asked for namespace ${ns}, answered ${state.name}`),
   inoGrant: (request, { first, count }) => {
     if (count < 1 || count > request.count) return `asked for ${request.count} inode numbers, granted ${count}`;
     return first > ROOT_INO && first + count - 1 <= INO_MAX ? null : `granted inode numbers from ${first} on`;

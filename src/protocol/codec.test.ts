@@ -45,6 +45,8 @@ const delta = fc.record({
   durable: fc.boolean(),
 });
 
+const namespaceState = fc.record({ name: ns, id: bytes(8, 8), seq: count, durableSeq: count, recoveredSeq: count });
+
 const arbitraries: { [O in OpName]: { request: fc.Arbitrary<RequestOf<O>>; answer: fc.Arbitrary<AnswerOf<O>> } } = {
   hello: {
     request: fc.record({
@@ -53,6 +55,7 @@ const arbitraries: { [O in OpName]: { request: fc.Arbitrary<RequestOf<O>>; answe
       clientVersion: fc.string({ maxLength: 40 }),
       role: fc.constantFrom("meta" as const, "data" as const),
       lastStart: fc.oneof(bytes(0, 0), bytes(16, 16)),
+      namespaces: few(ns),
     }),
     answer: fc.record({
       nodeVersion: fc.string({ unit: "grapheme", maxLength: 40 }),
@@ -65,7 +68,7 @@ const arbitraries: { [O in OpName]: { request: fc.Arbitrary<RequestOf<O>>; answe
         start: count,
         startId: bytes(16, 16),
         knowsLastStart: fc.boolean(),
-        namespaces: few(fc.record({ name: ns, seq: count, durableSeq: count, recoveredSeq: count })),
+        namespaces: few(namespaceState),
       }),
     }),
   },
@@ -77,6 +80,7 @@ const arbitraries: { [O in OpName]: { request: fc.Arbitrary<RequestOf<O>>; answe
   namespaceList: { request: nothing, answer: fc.record({ names: few(ns) }) },
   namespaceCreate: { request: fc.record({ name: ns }), answer: nothing },
   namespaceDelete: { request: fc.record({ name: ns, force: fc.boolean() }), answer: nothing },
+  namespaceState: { request: fc.record({ ns }), answer: fc.record({ state: namespaceState }) },
   statfs: { request: fc.record({ ns }), answer: fc.record({ totalBytes: count, freeBytes: count, inodes: count }) },
   gc: {
     request: fc.record({ part: fc.integer({ min: 0, max: 255 }), dryRun: fc.boolean() }),

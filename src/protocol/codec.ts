@@ -31,12 +31,13 @@ import {
 } from "./codec-fields.ts";
 import { packMessage, unpackMessage } from "./codec-msgpack.ts";
 import { decodePolicy, encodePolicy } from "./codec-policy.ts";
-import { decodeStore, encodeStore } from "./codec-store.ts";
+import { decodeNamespaceState, decodeStore, encodeNamespaceState, encodeStore } from "./codec-store.ts";
 import { NodeError, ProtocolError } from "./errors.ts";
 import { FLAG_ANSWER, FLAG_ERROR, finishFrame } from "./frame.ts";
 import {
   ANSWER_RECORDS_MAX,
   CHUNK_RELEASE_MAX,
+  HELLO_NAMESPACES_MAX,
   INO_GRANT_MAX,
   INSTANCE_ID_BYTES,
   KEY_EPOCHS_MAX,
@@ -88,6 +89,7 @@ const codecs: { readonly [O in OpName]: OpCodec<RequestOf<O>, AnswerOf<O>> } = {
       text(r.clientVersion, TEXT_MAX_LENGTH, "client version"),
       role(r.role),
       bytes(r.lastStart, 0, INSTANCE_ID_BYTES, "last start"),
+      each(items(r.namespaces, HELLO_NAMESPACES_MAX, "namespaces"), namespace),
     ],
     // A client of another protocol gets an answer that says so: its version stands first, whatever follows.
     decodeRequest: (f) => ({
@@ -95,7 +97,8 @@ const codecs: { readonly [O in OpName]: OpCodec<RequestOf<O>, AnswerOf<O>> } = {
       sessionId: bytes(f[1], SESSION_ID_BYTES, SESSION_ID_BYTES, "session id"),
       clientVersion: text(f[2], TEXT_MAX_LENGTH, "client version"),
       role: role(f[3]),
-      lastStart: f[0] === PROTOCOL_VERSION ? bytes(tuple(f, 5, "hello")[4], 0, INSTANCE_ID_BYTES, "last start") : new Uint8Array(0),
+      lastStart: f[0] === PROTOCOL_VERSION ? bytes(tuple(f, 6, "hello")[4], 0, INSTANCE_ID_BYTES, "last start") : new Uint8Array(0),
+      namespaces: f[0] === PROTOCOL_VERSION ? each(items(f[5], HELLO_NAMESPACES_MAX, "namespaces"), namespace) : [],
     }),
     encodeAnswer: (a) => [
       text(a.nodeVersion, TEXT_MAX_LENGTH, "node version"),
@@ -151,6 +154,12 @@ const codecs: { readonly [O in OpName]: OpCodec<RequestOf<O>, AnswerOf<O>> } = {
     decodeRequest: (f) => ({ name: namespace(tuple(f, 2, "namespaceDelete")[0]), force: flag(f[1], "force") }),
     encodeAnswer: noFields.encode,
     decodeAnswer: noFields.decode,
+  },
+  namespaceState: {
+    encodeRequest: (r) => [namespace(r.ns)],
+    decodeRequest: (f) => ({ ns: namespace(tuple(f, 1, "namespaceState")[0]) }),
+    encodeAnswer: (a) => [encodeNamespaceState(a.state)],
+    decodeAnswer: (f) => ({ state: decodeNamespaceState(tuple(f, 1, "namespaceState answer")[0]) }),
   },
   statfs: {
     encodeRequest: (r) => [namespace(r.ns)],

@@ -61,6 +61,10 @@ export const WORKLOAD_NAME_PATTERN = /^[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z
 export const SESSION_ID_BYTES = 16;
 /** Instance ids of data folders, and ids of their starts, are random. */
 export const INSTANCE_ID_BYTES = 16;
+/** Namespaces that one hello asks about: it is at most HELLO_PART_MAX_BYTES long. */
+export const HELLO_NAMESPACES_MAX = 512;
+/** Ids of namespaces. */
+export const NAMESPACE_ID_BYTES = 8;
 /** Inode numbers stay below 2^40, so that (namespace index, inode) fits a JavaScript integer. */
 export const INO_MAX = 2 ** 40 - 1;
 /** The root folder of each namespace (FUSE_ROOT_ID). */

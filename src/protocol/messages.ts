@@ -20,6 +20,7 @@ export const Op = {
   namespaceList: 20,
   namespaceCreate: 21,
   namespaceDelete: 22,
+  namespaceState: 26,
   statfs: 23,
   policyGet: 24,
   gc: 25,
@@ -164,6 +165,8 @@ export interface ListEntry {
 /** How far a namespace has come on the node that says so. Sequence numbers of deltas. */
 export interface NamespaceState {
   name: string;
+  /** NAMESPACE_ID_BYTES, random: another namespace of the same name has another one. */
+  id: Uint8Array;
   /** Of the newest delta. */
   seq: number;
   /** Of the newest delta that is known to survive power loss. */
@@ -182,7 +185,7 @@ export interface StoreState {
   startId: Uint8Array;
   /** The start that hello named is one of this data's: false when a backup from before it was restored. True where it named none. */
   knowsLastStart: boolean;
-  /** Empty on data connections. */
+  /** Those that hello asked about. */
   namespaces: NamespaceState[];
 }
 
@@ -202,8 +205,18 @@ export interface GcReport {
 /** Requests and answers by operation. `body` is the raw part of the frame. */
 export interface Messages {
   hello: {
-    /** `lastStart`: startId that the client was answered last, empty where it was answered none. */
-    request: { protocol: number; sessionId: Uint8Array; clientVersion: string; role: "meta" | "data"; lastStart: Uint8Array };
+    /**
+     * `lastStart`: startId that the client was answered last, empty where it was answered none. `namespaces`: those whose state it wants to compare
+     * with what it knows; those that are not there any more are left out of the answer.
+     */
+    request: {
+      protocol: number;
+      sessionId: Uint8Array;
+      clientVersion: string;
+      role: "meta" | "data";
+      lastStart: Uint8Array;
+      namespaces: string[];
+    };
     answer: { nodeVersion: string; cluster: string; tenant: string; leaseMs: number; resumed: boolean; store: StoreState };
   };
   ping: { request: Record<string, never>; answer: Record<string, never> };
@@ -219,6 +232,8 @@ export interface Messages {
   namespaceList: { request: Record<string, never>; answer: { names: string[] } };
   namespaceCreate: { request: { name: string }; answer: Record<string, never> };
   namespaceDelete: { request: { name: string; force: boolean }; answer: Record<string, never> };
+  /** How far the namespace is now; `recoveredSeq` is `seq`. */
+  namespaceState: { request: { ns: string }; answer: { state: NamespaceState } };
   statfs: { request: { ns: string }; answer: { totalBytes: number; freeBytes: number; inodes: number } };
   /**
    * What applies to a session of these namespaces (none: all that the tenant has) that calls itself `workload` ("": nothing): the

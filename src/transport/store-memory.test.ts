@@ -5,6 +5,7 @@ import { id } from "./test-scripted-node.ts";
 
 const at = (seq: number, more: Partial<NamespaceState> = {}): NamespaceState => ({
   name: "n",
+  id: new Uint8Array(8).fill(1),
   seq,
   durableSeq: seq,
   recoveredSeq: seq,
@@ -19,7 +20,7 @@ const store = (more: Partial<StoreState> = {}): StoreState => ({
   ...more,
 });
 const commit = (memory: StoreMemory, seq: number, durable: boolean): void =>
-  memory.answered("commit", { ns: "n", delta: { durable } } as never, { ok: true, seq });
+  memory.answered("commit", { ns: "n", delta: { durable } } as never, { ok: true, seq, counters: [], leased: [], replayed: false });
 
 /** A client that has met the node, and was answered up to delta 20, of which 15 is durable. */
 function known(): StoreMemory {
@@ -50,6 +51,41 @@ test("a node that lost only what was never durable is the same, and says where i
 test("where nobody knows what was lost, all that was not durable counts as lost", () => {
   const verdict = known().meet(store({ start: 99, startId: id(9), namespaces: [at(900, { recoveredSeq: 0 })] }));
   expect(verdict).toMatchObject({ kind: "same", lost: [{ recoveredSeq: 15 }] });
+});
+
+test("what a node said was durable must be there, also for who has only read", () => {
+  const reader = new StoreMemory(null);
+  expect(reader.meet(store({ namespaces: [] }))).toMatchObject({ kind: "same" });
+  reader.answered("namespaceState", { ns: "n" }, { state: at(30, { durableSeq: 25 }) });
+  expect(reader.namespaces).toEqual(["n"]);
+  expect(reader.meet(store({ namespaces: [at(24)] }))).toMatchObject({ kind: "went-back" });
+  expect(reader.meet(store({ namespaces: [at(29)] }))).toMatchObject({ kind: "same", lost: [] });
+});
+
+test("what was read of a future that was lost counts as lost", () => {
+  const reader = new StoreMemory(null);
+  reader.meet(store({ namespaces: [] }));
+  const attr = { version: 40, link: 0, value: new Uint8Array(0) };
+  reader.answered(
+    "inode",
+    { ns: "n", ino: 5, want: { lease: false, region0MaxBytes: 0 } },
+    {
+      inode: { ino: 5, attr, counters: null, region0: null, leased: false },
+    },
+  );
+  const verdict = reader.meet(store({ start: 6, startId: id(6), namespaces: [at(38)] }));
+  expect(verdict).toMatchObject({ kind: "same", lost: [{ name: "n", recoveredSeq: 38 }] });
+});
+
+test("a namespace that was deleted and made again is another one: all that was known of it is lost, and it has not gone back", () => {
+  const memory = known();
+  memory.meet(store({ namespaces: [at(20)] }));
+  const other = new Uint8Array(8).fill(2);
+  expect(memory.meet(store({ namespaces: [at(3, { id: other })] }))).toMatchObject({
+    kind: "same",
+    lost: [{ name: "n", recoveredSeq: 0 }],
+  });
+  expect(memory.meet(store({ namespaces: [at(4, { id: other })] }))).toMatchObject({ kind: "same", lost: [] });
 });
 
 test("behind what was durable", () => {

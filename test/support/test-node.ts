@@ -13,6 +13,8 @@ export interface TestNodeOptions {
   /** More arguments of kiseki serve. */
   args?: string[];
   env?: Record<string, string>;
+  /** RLIMIT_NOFILE, soft and hard. */
+  openFiles?: number;
   /** Default: a new folder, removed at the end. */
   dataDir?: string;
 }
@@ -109,7 +111,9 @@ export class TestNode implements AsyncDisposable {
     rmSync(listen, { force: true });
     const args = ["serve", "--data-dir", this.dataDir, "--listen", this.#addr, ...(this.#options.args ?? []), ...more];
     const log = openSync(this.logFile, "a");
-    const child = Bun.spawn([KISEKI, ...args], { env: cleanEnvironment(this.#options.env), stdio: ["ignore", log, log] });
+    const { openFiles } = this.#options;
+    const limited = openFiles === undefined ? [] : ["prlimit", `--nofile=${openFiles}`];
+    const child = Bun.spawn([...limited, KISEKI, ...args], { env: cleanEnvironment(this.#options.env), stdio: ["ignore", log, log] });
     this.#process = child;
     const deadline = performance.now() + START_PATIENCE_MS;
     for (;;) {

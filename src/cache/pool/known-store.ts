@@ -14,9 +14,10 @@ const schema = z.object({
   startId: hexId,
   start: z.int().nonnegative(),
   durable: z.record(z.string(), z.int().positive()),
+  ids: z.record(z.string(), z.string().regex(/^[0-9a-f]{16}$/)),
 });
 
-/** Byte strings in hexadecimal; by namespace, the newest delta that is known to be durable. */
+/** Byte strings in hexadecimal; by namespace, the newest delta that is known to be durable, and the id. */
 export type KnownStoreFile = z.infer<typeof schema>;
 
 /** Replaces what is there, whole or not at all. @throws the system's error */

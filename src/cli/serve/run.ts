@@ -1,10 +1,12 @@
 /** What `kiseki serve` does; loaded only for it. */
 import { resolve } from "node:path";
+import { raiseOpenFilesLimit } from "../../../ffi/libc/rlimit.ts";
 import { failureOf } from "../../client/failure-of.ts";
 import type { LogLevel } from "../../config/mount-config.ts";
 import { parseSeconds } from "../../config/units.ts";
 import { createLogger, reopenLog } from "../../log.ts";
-import { StorageNode } from "../../node/storage-node.ts";
+import { divideDescriptors } from "../../node/descriptors.ts";
+import { StorageNode, type StorageNodeOptions } from "../../node/storage-node.ts";
 import { verifyDataFolder } from "../../node/verify.ts";
 import { CommandError, ExitStatus } from "../../process/failure.ts";
 import { whileServing } from "../../process/stop-signal.ts";
@@ -42,6 +44,13 @@ async function verify(dataDir: string): Promise<void> {
   if (report.damages > 0) throw new CommandError(ExitStatus.failure, `${dataDir}: ${report.damages} damages found, listed above`);
 }
 
+async function startNode(options: Omit<StorageNodeOptions, "descriptors">): Promise<StorageNode> {
+  const limit = raiseOpenFilesLimit();
+  const descriptors = divideDescriptors(limit);
+  options.logger.debug({ limit, ...descriptors }, "open files");
+  return await StorageNode.start({ ...options, descriptors });
+}
+
 /** Returns when the node has stopped. @throws CommandError */
 export async function serve(options: ServeOptions): Promise<void> {
   const dataDir = resolve(options.dataDir);
@@ -57,7 +66,7 @@ export async function serve(options: ServeOptions): Promise<void> {
   const logger = createLogger(options.logLevel as LogLevel, options.logFile === undefined ? null : resolve(options.logFile));
   const stopped = whileServing(() => reopenLog(logger));
   const restored = options.restored === true;
-  const node = await StorageNode.start({ dataDir, host, port, gcGraceMs, restored, version: VERSION, transport: tcpTls, logger }).catch(
+  const node = await startNode({ dataDir, host, port, gcGraceMs, restored, version: VERSION, transport: tcpTls, logger }).catch(
     (error: unknown) => {
       throw startFailure(error, options.listen);
     },

@@ -43,6 +43,7 @@ export function newRoot(fileId: FileId, owner: { uid: number; gid: number }): In
 export async function openRoot(namespace: Namespace, owner: { uid: number; gid: number }): Promise<void> {
   try {
     await namespace.fetch(ROOT_INO);
+    namespace.shard.noteState();
     return;
   } catch (error) {
     if (!(error instanceof FsError && error.code === "ESTALE")) throw error;

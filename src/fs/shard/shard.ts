@@ -243,6 +243,11 @@ export class Shard {
     return { found, damaged };
   }
 
+  /** Has the node say how far the namespace is, so that a mount which only reads notices, too, when it has gone back. */
+  noteState(): void {
+    this.#calls.call("namespaceState", { ns: this.name }).catch(() => undefined);
+  }
+
   async statfs(): Promise<{ totalBytes: number; freeBytes: number; inodes: number }> {
     return (await this.#call("statfs", { ns: this.name })).answer;
   }

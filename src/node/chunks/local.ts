@@ -56,7 +56,7 @@ function isMissing(error: unknown): boolean {
 export class LocalChunkStore implements ChunkStore {
   readonly #root: string;
   readonly #aside: string;
-  readonly #open = new OpenFiles();
+  readonly #open: OpenFiles;
   readonly #writer = new ChunkWriter();
   readonly #readOnce = new ReadOnce();
   /** False once the filesystem has refused direct reads. */
@@ -70,8 +70,9 @@ export class LocalChunkStore implements ChunkStore {
   readonly #deleting = new Set<string>();
   #asideCount = 0;
 
-  /** Makes both folders (mode 0700); whatever an earlier process left in `aside` is removed. @throws NodeError */
-  constructor(root: string, aside: string) {
+  /** Makes both folders (mode 0700); whatever an earlier process left in `aside` is removed. `open`: shared by several stores. @throws NodeError */
+  constructor(root: string, aside: string, open = new OpenFiles()) {
+    this.#open = open;
     this.#root = root;
     this.#aside = aside;
     try {

@@ -6,8 +6,8 @@
 import { closeSync, constants, fstatSync, openSync, read } from "node:fs";
 import { readCached } from "../../../ffi/libc/preadv2.ts";
 
-/** Descriptors that one store keeps. Far below the usual soft limit of 1,024 for a process. */
-const OPEN_MAX = 128;
+/** Files kept where nobody says otherwise. */
+const OPEN_DEFAULT = 128;
 
 interface OpenFile {
   readonly fd: number;
@@ -20,8 +20,13 @@ interface OpenFile {
 }
 
 export class OpenFiles {
+  readonly #max: number;
   /** Least recently used first. */
   readonly #files = new Map<string, OpenFile>();
+
+  constructor(max = OPEN_DEFAULT) {
+    this.#max = max;
+  }
 
   /** Size of the file when it was opened. Files here never change: they are replaced. @throws the system's error */
   size(path: string): number {
@@ -82,7 +87,7 @@ export class OpenFiles {
     }
     const file = { fd, bytes, directFd: null, readers: 0, dropped: false };
     this.#files.set(path, file);
-    if (this.#files.size > OPEN_MAX) for (const oldest of this.#files.keys()) if (this.drop(oldest)) break;
+    if (this.#files.size > this.#max) for (const oldest of this.#files.keys()) if (this.drop(oldest)) break;
     return file;
   }
 

@@ -13,7 +13,7 @@ export type MaybePromise<T> = T | Promise<T>;
 export interface MetadataEngine {
   /** Names of the tenant's namespaces, sorted. */
   list(tenant: string): string[];
-  /** Opens a namespace's shard, making it where it does not exist. The same object while it is open. */
+  /** A namespace's shard, made where it does not exist. The same object until it is deleted. */
   open(tenant: string, namespace: string): Promise<Shard>;
   /** Closes and deletes a namespace. Deltas still queued are refused. */
   delete(tenant: string, namespace: string): Promise<void>;
@@ -52,6 +52,18 @@ export interface ShardEvent {
   inos: number[];
 }
 
+/** How far a shard has come. Sequence numbers of deltas. */
+export interface ShardState {
+  /** NAMESPACE_ID_BYTES, random: of this shard alone. */
+  id: Uint8Array;
+  /** Of the newest. */
+  seq: number;
+  /** Of the newest that survives power loss. */
+  durableSeq: number;
+  /** Of the newest when it was opened in this run of the node. */
+  recoveredSeq: number;
+}
+
 /** Bundles come with `leased: false`: leases are the node's business. */
 export interface Shard {
   /** null: they have more than `maxBytes` together, of which no more are read. */
@@ -76,14 +88,13 @@ export interface Shard {
   /** Listener for deltas from here on; call the result to stop. */
   watch(listener: (event: ShardEvent) => void): () => void;
 
-  /** How far it has come: sequence numbers of the newest delta, the newest that survives power loss, and the newest when it was opened. */
-  readonly state: { seq: number; durableSeq: number; recoveredSeq: number };
+  state(): MaybePromise<ShardState>;
   /** Leaves out more sequence and inode numbers than a lost future of this data can have used. */
   skipNumbers(): Promise<void>;
   /** Numbers never handed out before, also not before a crash. */
   grantInos(count: number): Promise<{ first: number; count: number }>;
   /** Inodes with an attribute record. */
-  readonly inodeCount: number;
+  inodeCount(): MaybePromise<number>;
 
   newChunks(puts: Delta["puts"]): MaybePromise<NewChunks>;
   /** Whether a record refers to the chunk, or did so within the last `graceMs`. */

@@ -9,7 +9,7 @@
 import { NodeError } from "../../protocol/errors.ts";
 import { INO_MAX, ROOT_INO } from "../../protocol/limits.ts";
 import type { Counters, Delta, InodeBundle, ListEntry, StoredRecord } from "../../protocol/messages.ts";
-import type { CommitOutcome, CommitRequest, NewChunks, RangeAnswer, Shard, ShardEvent } from "./engine.ts";
+import type { CommitOutcome, CommitRequest, NewChunks, RangeAnswer, Shard, ShardEvent, ShardState } from "./engine.ts";
 import { entryBytes } from "./journal-entry.ts";
 import { newChunksOf } from "./sqlite-apply.ts";
 import { isDiskFailure, toNodeError } from "./sqlite-errors.ts";
@@ -100,7 +100,7 @@ export class SqliteShard implements Shard {
   looseChunks(graceMs: number, limit: number): Uint8Array[] {
     return this.#read(() => this.#writer.sql.looseRefs.all(Date.now() - graceMs, limit)).map(({ id }) => id);
   }
-  get inodeCount(): number {
+  inodeCount(): number {
     return this.#read(() => this.#writer.inodes);
   }
 
@@ -201,9 +201,9 @@ export class SqliteShard implements Shard {
     return await this.#writer.sync();
   }
 
-  get state(): { seq: number; durableSeq: number; recoveredSeq: number } {
+  state(): ShardState {
     const { lastSeq, syncedSeq } = this.#writer;
-    return { seq: lastSeq, durableSeq: Math.min(lastSeq, syncedSeq), recoveredSeq: this.#recoveredSeq };
+    return { id: this.#writer.mark, seq: lastSeq, durableSeq: Math.min(lastSeq, syncedSeq), recoveredSeq: this.#recoveredSeq };
   }
 
   async skipNumbers(): Promise<void> {
@@ -258,6 +258,12 @@ export class SqliteShard implements Shard {
     }
     await this.#grant;
     this.#closed = true;
+    try {
+      // The rest of the run was not handed out: it need not be skipped.
+      this.#writer.run(() => this.#writer.sql.setMeta.run("inoReserved", this.#inoNext));
+    } catch {
+      // It is skipped.
+    }
     await this.#writer.close();
   }
 }

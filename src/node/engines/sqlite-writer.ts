@@ -36,6 +36,8 @@ const CHECKPOINT_IDLE_MS = 200;
 export class ShardWriter {
   readonly db: Database;
   readonly sql: Statements;
+  /** Random bytes that were made with the shard. */
+  readonly mark: Uint8Array;
   readonly #applied: AppliedDeltas;
   readonly #applier: DeltaApplier;
   readonly #journal: Journal;
@@ -79,9 +81,9 @@ export class ShardWriter {
       this.sql = statements;
       this.#applied = new AppliedDeltas(this.sql);
       this.#applier = new DeltaApplier(this.sql, this.#applied);
-      const mark = journalMark(this.sql);
-      this.#entries = new EntryWriter(mark);
-      journal = new Journal(`${path}-journal`, mark);
+      this.mark = journalMark(this.sql);
+      this.#entries = new EntryWriter(this.mark);
+      journal = new Journal(`${path}-journal`, this.mark);
       this.#journal = journal;
       this.#committedSeq = this.meta("lastSeq");
       this.#committedInodes = this.meta("inodes");

@@ -3,8 +3,9 @@ import { existsSync, mkdirSync, readdirSync, renameSync, rmSync } from "node:fs"
 import { dirname, join } from "node:path";
 import { NodeError } from "../../protocol/errors.ts";
 import { NAMESPACE_NAME_PATTERN, TENANT_NAME_PATTERN } from "../../protocol/limits.ts";
-import type { MetadataEngine } from "./engine.ts";
+import type { MetadataEngine, Shard } from "./engine.ts";
 import { syncFolder } from "./file-sync.ts";
+import { LazyShard, OpenShards } from "./lazy-shard.ts";
 import { toNodeError } from "./sqlite-errors.ts";
 import { SqliteShard } from "./sqlite-shard.ts";
 
@@ -21,13 +22,33 @@ function makeFolder(path: string): void {
   syncFolder(dirname(path));
 }
 
+/** How many shards are open at a time where nobody says otherwise. */
+const OPEN_SHARDS_DEFAULT = 128;
+/** Descriptors of an open shard: database, WAL, two journal files, and one to sync with. */
+export const DESCRIPTORS_PER_SHARD = 5;
+
+export interface SqliteEngineOptions {
+  readonly openShardsMax?: number | undefined;
+  /** A shard was opened for the first time in this run. */
+  readonly onFirstOpen?: (tenant: string, namespace: string, shard: Shard, recoveredSeq: number) => void;
+}
+
 export class SqliteEngine implements MetadataEngine {
   readonly #root: string;
-  readonly #open = new Map<string, SqliteShard>();
+  readonly #shards = new Map<string, LazyShard>();
+  readonly #openShards: OpenShards;
+  readonly #options: SqliteEngineOptions;
 
   /** `tenantsFolder`: DIR/tenants. */
-  constructor(tenantsFolder: string) {
+  constructor(tenantsFolder: string, options: SqliteEngineOptions = {}) {
     this.#root = tenantsFolder;
+    this.#options = options;
+    this.#openShards = new OpenShards(options.openShardsMax ?? OPEN_SHARDS_DEFAULT);
+  }
+
+  /** Shards that are open now. */
+  get openCount(): number {
+    return this.#openShards.count;
   }
 
   #folder(tenant: string, namespace?: string): string {
@@ -54,24 +75,33 @@ export class SqliteEngine implements MetadataEngine {
     }
   }
 
-  async open(tenant: string, namespace: string): Promise<SqliteShard> {
+  async open(tenant: string, namespace: string): Promise<Shard> {
     const folder = this.#folder(tenant, namespace);
-    const known = this.#open.get(folder);
+    const known = this.#shards.get(folder);
     if (known !== undefined) return known;
-    try {
-      makeFolder(folder);
-    } catch (error) {
-      throw toNodeError(error);
+    const file = join(folder, SHARD_FILE);
+    const shard = new LazyShard(
+      this.#openShards,
+      () => new SqliteShard(file),
+      (opened, recoveredSeq) => this.#options.onFirstOpen?.(tenant, namespace, opened, recoveredSeq),
+    );
+    if (!existsSync(file)) {
+      try {
+        makeFolder(folder);
+      } catch (error) {
+        throw toNodeError(error);
+      }
+      // A new one is there, on disk, when this returns.
+      await shard.inodeCount();
     }
-    const shard = new SqliteShard(join(folder, SHARD_FILE));
-    this.#open.set(folder, shard);
+    this.#shards.set(folder, shard);
     return shard;
   }
 
   async delete(tenant: string, namespace: string): Promise<void> {
     const folder = this.#folder(tenant, namespace);
-    await this.#open.get(folder)?.close();
-    this.#open.delete(folder);
+    await this.#shards.get(folder)?.end();
+    this.#shards.delete(folder);
     if (!existsSync(folder)) return;
     try {
       // A name that is no namespace name: gone for list() at once, whatever becomes of the rest.
@@ -85,7 +115,9 @@ export class SqliteEngine implements MetadataEngine {
   }
 
   async close(): Promise<void> {
-    for (const shard of this.#open.values()) await shard.close();
-    this.#open.clear();
+    const shards = [...this.#shards.values()];
+    this.#shards.clear();
+    for (const shard of shards) await shard.end();
+    this.#openShards.close();
   }
 }
