@@ -12,7 +12,7 @@ export interface DescriptorBudget {
 /** The program itself, its logs and databases, and chunks that are being written. */
 const RESERVED = 64;
 /** Fewer than this is not enough to serve anybody: a namespace, a client with its connections, and some chunks. */
-export const OPEN_FILES_MIN = 128;
+const OPEN_FILES_MIN = 128;
 /** An open shard has a page cache of up to 32 MiB: more of them would fill the memory first. */
 const SHARDS_MAX = 256;
 /** Twice as many descriptors where they are read past the page cache. */
