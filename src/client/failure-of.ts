@@ -66,6 +66,7 @@ function nodeFailure(error: NodeError): Failure {
     case "exists":
     case "bad_request":
     case "missing_chunk":
+    case "too_many":
       return failed("");
   }
 }

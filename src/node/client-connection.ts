@@ -11,7 +11,9 @@ import {
 } from "../protocol/messages.ts";
 import { inodeOfKey } from "../protocol/record-keys.ts";
 import type { ClientOpName, FrameHandler, FrameSession, HandlerTable, MaybePromise, Reply } from "../transport/frame-server.ts";
+import type { Lanes } from "../transport/lanes.ts";
 import { type Collector, GC_GRACE_SHORT_MS } from "./collector.ts";
+import type { Doorkeeper } from "./doorkeeper.ts";
 import type { PolicyStore } from "./policy-store.ts";
 import type { Session } from "./session.ts";
 import type { Sessions } from "./sessions.ts";
@@ -27,6 +29,8 @@ export interface NodeServices {
   readonly cluster: string;
   readonly version: string;
   readonly sessions: Sessions;
+  readonly lanes: Lanes;
+  readonly door: Pick<Doorkeeper, "greeted" | "tenantLeft">;
   readonly policy: Pick<PolicyStore, "effective">;
   readonly collector: Pick<Collector, "sweepPart">;
   /** Makes a tenant that was never here. */
@@ -59,6 +63,8 @@ export class ClientConnection implements FrameHandler {
   #frames: FrameSession | null = null;
   #greeted: Greeted | null = null;
   #closed = false;
+  /** The doorkeeper counts it as its tenant's. */
+  #isCounted = false;
   readonly #table: HandlerTable;
 
   constructor(services: NodeServices, tenantName: string | NodeError) {
@@ -89,6 +95,7 @@ export class ClientConnection implements FrameHandler {
 
   onClose(): void {
     this.#closed = true;
+    if (this.#isCounted && typeof this.#tenantName === "string") this.#services.door.tenantLeft(this.#tenantName);
     const session = this.#greeted?.session ?? null;
     if (session !== null && this.#frames !== null) this.#services.sessions.disconnected(session, this.#frames);
   }
@@ -132,12 +139,18 @@ export class ClientConnection implements FrameHandler {
     const frames = this.#frames;
     if (frames === null || this.#tenantName instanceof NodeError) throw new NodeError("not_authorized");
     if (this.#greeted !== null) throw new NodeError("bad_request", "hello was said already");
+    // A session costs a write to the disk.
+    const lane = this.#services.lanes.lane(this.#tenantName);
+    await lane.ready();
     const tenant = await this.#services.tenant(this.#tenantName);
     if (this.#services.keys.isShredded(tenant.name)) throw new NodeError("key_revoked", `tenant ${tenant.name} was shredded`);
     if (this.#closed) throw new NodeError("session_lost", "the connection is closed");
-    const { session, resumed } = this.#services.sessions.hello(sessionId, tenant.name, role, frames);
+    if (this.#greeted !== null) throw new NodeError("bad_request", "hello was said already");
+    this.#services.door.greeted(tenant.name);
+    this.#isCounted = true;
+    const { session, resumed } = lane.run(() => this.#services.sessions.hello(sessionId, tenant.name, role, frames));
     this.#greeted = { tenant, session, sessionId: sessionId.slice() };
-    frames.greeted();
+    frames.greeted(lane);
     return {
       answer: {
         nodeVersion: this.#services.version,

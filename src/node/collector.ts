@@ -7,7 +7,7 @@
  * readers that were told of the chunk before its record was changed; on a disk that is nearly full it is short.
  */
 import type { GcReport } from "../protocol/messages.ts";
-import { CHUNK_PARTS } from "./chunks/chunk-store.ts";
+import { CHUNK_PARTS, type ChunkInfo } from "./chunks/chunk-store.ts";
 import { chunkName } from "./engines/chunk-list.ts";
 import type { Tenant } from "./tenant.ts";
 
@@ -31,6 +31,8 @@ export const RETURN_PUT_MS = 3_600_000;
 /** Chunks looked at between two pauses. */
 const SLICE = 256;
 const PAUSE_MS = 5;
+/** Chunks of a sweep for which every namespace is asked at once: there may be thousands, most of them closed. */
+const SWEEP_SLICE = 16_384;
 
 /** What became of a chunk that may have nothing that refers to it. */
 type Outcome = "gone" | "missing" | "referenced" | "held" | "recent";
@@ -159,32 +161,36 @@ export class Collector {
   async #sweep(tenant: Tenant): Promise<void> {
     tenant.holds.hasForgotten = false;
     let deleted = 0;
+    let found: ChunkInfo[] = [];
     for (let part = 0; part < CHUNK_PARTS && !this.#isStopped; part++) {
-      deleted += (await this.sweepPart(tenant, part, { graceMs: this.#graceMs, dryRun: false })).freedChunks;
+      found.push(...(await tenant.chunks.listPart(part)));
       await Bun.sleep(PAUSE_MS);
+      if (found.length < SWEEP_SLICE && part + 1 < CHUNK_PARTS) continue;
+      deleted += (await this.#sweepChunks(tenant, found, { graceMs: this.#graceMs, dryRun: false })).freedChunks;
+      found = [];
     }
     if (deleted > 0) this.#logger.info({ deleted, tenant: tenant.name }, "forgotten chunks deleted");
   }
 
   /** Looks at all chunks of a tenant whose ids begin with the byte `part`. */
-  async sweepPart(tenant: Tenant, part: number, { graceMs, dryRun }: { graceMs: number; dryRun: boolean }): Promise<GcReport> {
+  async sweepPart(tenant: Tenant, part: number, how: { graceMs: number; dryRun: boolean }): Promise<GcReport> {
+    return await this.#sweepChunks(tenant, await tenant.chunks.listPart(part), how);
+  }
+
+  async #sweepChunks(tenant: Tenant, chunks: readonly ChunkInfo[], how: { graceMs: number; dryRun: boolean }): Promise<GcReport> {
+    const { graceMs, dryRun } = how;
     const report: GcReport = { chunks: 0, bytes: 0, freedChunks: 0, freedBytes: 0, keptChunks: 0, keptBytes: 0 };
-    const chunks = await tenant.chunks.listPart(part);
-    for (let at = 0; at < chunks.length && !this.#isStopped; at += SLICE) {
-      const slice = chunks.slice(at, at + SLICE);
-      if (at > 0) await Bun.sleep(PAUSE_MS);
-      const ids = slice.map(({ id }) => id);
-      const outcomes = await this.#dispose(tenant, ids, graceMs, dryRun);
-      slice.forEach(({ id, bytes }, i) => {
-        const outcome = outcomes[i];
-        report.chunks++;
-        report.bytes += bytes;
-        if (outcome === "referenced" || outcome === "missing") return;
-        report[outcome === "gone" ? "freedChunks" : "keptChunks"]++;
-        report[outcome === "gone" ? "freedBytes" : "keptBytes"] += bytes;
-        if (outcome === "recent" && !dryRun) tenant.holds.putBack(id);
-      });
-    }
+    const ids = chunks.map(({ id }) => id);
+    const outcomes = await this.#dispose(tenant, ids, graceMs, dryRun);
+    chunks.forEach(({ id, bytes }, i) => {
+      const outcome = outcomes[i];
+      report.chunks++;
+      report.bytes += bytes;
+      if (outcome === "referenced" || outcome === "missing") return;
+      report[outcome === "gone" ? "freedChunks" : "keptChunks"]++;
+      report[outcome === "gone" ? "freedBytes" : "keptBytes"] += bytes;
+      if (outcome === "recent" && !dryRun) tenant.holds.putBack(id);
+    });
     return report;
   }
 
@@ -193,7 +199,8 @@ export class Collector {
     using added = tenant.watchAdded();
     const { referenced, recent } = await tenant.references(ids, graceMs);
     const outcomes: Outcome[] = [];
-    for (const id of ids) {
+    for (const [i, id] of ids.entries()) {
+      if (i > 0 && i % SLICE === 0) await Bun.sleep(PAUSE_MS);
       const name = chunkName(id);
       let outcome: Outcome = referenced.has(name) ? "referenced" : recent.has(name) ? "recent" : "gone";
       if (outcome === "gone" && this.#isStopped) outcome = "recent";

@@ -15,6 +15,15 @@ test("so many of one address, and so many in all; who leaves makes room", () => 
   expect(door.connections).toBe(5);
 });
 
+test("one tenant has so many of all connections", () => {
+  const door = new Doorkeeper(() => undefined, { total: 8 });
+  for (let i = 0; i < 6; i++) door.greeted("acme");
+  expect(() => door.greeted("acme")).toThrow(expect.objectContaining({ code: "too_many" }));
+  door.greeted("other");
+  door.tenantLeft("acme");
+  door.greeted("acme");
+});
+
 test("the log says a reason once in a while, and how many it left out", () => {
   const lines: object[] = [];
   const door = new Doorkeeper((fields) => lines.push(fields), limits);

@@ -2,6 +2,7 @@
  * Who may be connected, before anybody is known: connections have to say hello in time, and there are not more of them than the node has room for,
  * from one address or in all. What is turned away is told to the log now and then, with a count: whoever knocks a thousand times does not fill it.
  */
+import { NodeError } from "../protocol/errors.ts";
 
 /** A connection that has not said hello by then is closed: a client does so in its first packet. */
 const HELLO_TIMEOUT_MS = 10_000;
@@ -9,6 +10,8 @@ const HELLO_TIMEOUT_MS = 10_000;
 const CONNECTIONS_PER_ADDRESS_MAX = 2_048;
 /** Some 30 KiB each. */
 const CONNECTIONS_MAX = 16_384;
+/** Of all connections, those that one tenant can have. */
+const TENANT_PART = 0.75;
 /** One line about a reason in this time. */
 const LOG_EVERY_MS = 10_000;
 
@@ -30,6 +33,7 @@ export class Doorkeeper {
   readonly #limits: DoorkeeperLimits;
   readonly #log: (fields: object, message: string) => void;
   readonly #byHost = new Map<string, number>();
+  readonly #byTenant = new Map<string, number>();
   #total = 0;
   /** By reason: when a line was written, and how many came since. */
   readonly #told = new Map<string, { atMs: number; since: number }>();
@@ -63,6 +67,21 @@ export class Doorkeeper {
     if (there === 0) this.#byHost.delete(host);
     else this.#byHost.set(host, there);
     this.#total--;
+  }
+
+  /** A connection is of this tenant now. @throws NodeError "too_many": it has as many as one tenant may have */
+  greeted(tenant: string): void {
+    const there = this.#byTenant.get(tenant) ?? 0;
+    // One tenant alone does not keep the others out.
+    const max = Math.ceil(TENANT_PART * this.#limits.total);
+    if (there >= max) throw new NodeError("too_many", `tenant ${tenant} has ${there} connections`);
+    this.#byTenant.set(tenant, there + 1);
+  }
+
+  tenantLeft(tenant: string): void {
+    const there = (this.#byTenant.get(tenant) ?? 1) - 1;
+    if (there === 0) this.#byTenant.delete(tenant);
+    else this.#byTenant.set(tenant, there);
   }
 
   /** Calls `close` unless hello was said in time. Returns how to end the wait. */

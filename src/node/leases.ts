@@ -10,6 +10,23 @@
 /** Leases of one session at most, in all namespaces: some 30 MiB of node memory. */
 const SESSION_LEASES_MAX = 262_144;
 
+/** Leases of all sessions of a tenant at most: some 250 MiB. Who gets none asks the node instead of its cache. */
+const TENANT_LEASES_MAX = 2_097_152;
+
+/** How many leases a tenant has, in all namespaces. */
+export class LeaseBudget {
+  readonly #max: number;
+  used = 0;
+
+  constructor(max = TENANT_LEASES_MAX) {
+    this.#max = max;
+  }
+
+  get isSpent(): boolean {
+    return this.used >= this.#max;
+  }
+}
+
 export interface LeaseHolder {
   /** Leases held, in all namespaces. */
   leaseCount: number;
@@ -24,25 +41,28 @@ interface Pending {
 
 export class NamespaceLeases<Holder extends LeaseHolder> {
   readonly #namespace: string;
+  readonly #budget: LeaseBudget;
   readonly #holders = new Map<number, Set<Holder>>();
   readonly #held = new Map<Holder, Set<number>>();
   readonly #pending = new Map<number, Set<Pending>>();
 
-  constructor(namespace: string) {
+  constructor(namespace: string, budget = new LeaseBudget()) {
     this.#namespace = namespace;
+    this.#budget = budget;
   }
 
-  /** False when the session holds as many as it may. */
+  /** False when the session, or its tenant, holds as many as it may. */
   grant(holder: Holder, ino: number): boolean {
     let held = this.#held.get(holder);
     if (held?.has(ino)) return true;
-    if (holder.leaseCount >= SESSION_LEASES_MAX) return false;
+    if (holder.leaseCount >= SESSION_LEASES_MAX || this.#budget.isSpent) return false;
     if (held === undefined) {
       held = new Set();
       this.#held.set(holder, held);
     }
     held.add(ino);
     holder.leaseCount++;
+    this.#budget.used++;
     const holders = this.#holders.get(ino);
     if (holders === undefined) this.#holders.set(ino, new Set([holder]));
     else holders.add(holder);
@@ -57,6 +77,7 @@ export class NamespaceLeases<Holder extends LeaseHolder> {
     const held = this.#held.get(holder);
     if (held === undefined || !held.delete(ino)) return;
     holder.leaseCount--;
+    this.#budget.used--;
     if (held.size === 0) this.#held.delete(holder);
     const holders = this.#holders.get(ino);
     holders?.delete(holder);

@@ -16,6 +16,8 @@ import type { Namespace, Tenant } from "./tenant.ts";
 const SWEEP_MS = 2_000;
 /** A connected client that says nothing for this long is gone without a word (a host that died). */
 const SILENT_CONNECTION_MS = 2 * SESSION_TIMEOUT_MS;
+/** One for each mount and each running command. */
+const SESSIONS_PER_TENANT_MAX = 16_384;
 /** Orphans deleted per commit. */
 const ORPHANS_PER_DELTA = 256;
 /** The node's own deltas are committed under this session id; clients' ids are random. */
@@ -112,6 +114,9 @@ export class Sessions {
       return { session: session ?? null, resumed };
     }
     if (session === undefined) {
+      if (this.#countOf(tenant) >= SESSIONS_PER_TENANT_MAX) {
+        throw new NodeError("too_many", `tenant ${tenant} has ${SESSIONS_PER_TENANT_MAX} sessions: unmount what is not used`);
+      }
       const kept = id.slice();
       this.#database.addSession(kept, tenant);
       session = this.#add(kept, tenant);
@@ -125,6 +130,12 @@ export class Sessions {
     session.meta = connection;
     this.#returned(tenant, name);
     return { session, resumed };
+  }
+
+  #countOf(tenant: string): number {
+    let count = 0;
+    for (const session of this.#sessions.values()) if (session.tenant === tenant) count++;
+    return count;
   }
 
   #join(session: Session, connection: FrameSession): void {

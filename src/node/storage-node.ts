@@ -6,14 +6,16 @@ import { ensureCluster, recordShredded } from "../pki/cluster.ts";
 import { NodeError } from "../protocol/errors.ts";
 import { SESSION_TIMEOUT_MS } from "../protocol/limits.ts";
 import { type FrameSession, serveFrames } from "../transport/frame-server.ts";
+import { Lanes } from "../transport/lanes.ts";
 import type { Connection, Listener, Transport } from "../transport/transport.ts";
 import { tenantOfPeer } from "./authorization.ts";
-import { LocalChunkStore } from "./chunks/local.ts";
+import { LocalChunkStore, type SharedDisk } from "./chunks/local.ts";
 import { OpenFiles } from "./chunks/open-files.ts";
 import { ClientConnection, type NodeServices } from "./client-connection.ts";
 import { Collector, GC_GRACE_DEFAULT_MS, returningAtStart } from "./collector.ts";
 import { DataFolder } from "./data-folder.ts";
 import type { DescriptorBudget } from "./descriptors.ts";
+import { DiskSlots } from "./disk-slots.ts";
 import { Doorkeeper, type PartialLimits } from "./doorkeeper.ts";
 import { DEFAULT_NAMESPACE } from "./engines/engine.ts";
 import { SqliteEngine } from "./engines/sqlite.ts";
@@ -53,17 +55,19 @@ export class StorageNode implements NodeServices {
   readonly cluster: string;
   readonly version: string;
   readonly sessions: Sessions;
+  readonly lanes: Lanes;
   readonly keys: NodeDatabase;
   readonly policy: PolicyStore;
   readonly collector: Collector;
   readonly #folder: DataFolder;
   readonly #engine: SqliteEngine;
-  readonly #chunkFiles: OpenFiles;
+  /** Of one more tenant. */
+  readonly #disk: () => SharedDisk;
   readonly #tenants: Map<string, Tenant>;
   readonly #arriving = new Map<string, Promise<Tenant>>();
   readonly #connections = new Set<FrameSession>();
   readonly #logger: NodeLogger;
-  readonly #door: Doorkeeper;
+  readonly door: Doorkeeper;
   #listener: Listener | null = null;
   readonly #stopping = new AbortController();
   #removal: Promise<void> = Promise.resolve();
@@ -75,19 +79,21 @@ export class StorageNode implements NodeServices {
     database: NodeDatabase,
     engine: SqliteEngine,
     tenants: Map<string, Tenant>,
-    chunkFiles: OpenFiles,
+    disk: () => SharedDisk,
+    lanes: Lanes,
   ) {
-    this.#chunkFiles = chunkFiles;
+    this.#disk = disk;
     this.cluster = cluster;
     this.version = options.version;
     this.#logger = options.logger;
-    this.#door = new Doorkeeper((fields, message) => options.logger.info(fields, message), {
+    this.door = new Doorkeeper((fields, message) => options.logger.info(fields, message), {
       total: options.descriptors?.connections,
       ...options.door,
     });
     this.#folder = folder;
     this.#engine = engine;
     this.#tenants = tenants;
+    this.lanes = lanes;
     this.keys = database;
     this.policy = new PolicyStore(folder.policy, options.logger);
     this.sessions = new Sessions(database, tenants, options.logger, options.sessionTimeoutMs ?? SESSION_TIMEOUT_MS);
@@ -109,7 +115,11 @@ export class StorageNode implements NodeServices {
     const database = new NodeDatabase(folder.database, options.restored === true);
     let sessions: Sessions | null = null;
     const chunkFiles = new OpenFiles(options.descriptors?.chunkFiles);
+    const slots = new DiskSlots();
+    const disk = () => ({ open: chunkFiles, slots: slots.tenant() });
+    const lanes = new Lanes();
     const engine = new SqliteEngine(folder.tenants, {
+      lane: (tenant) => lanes.lane(tenant),
       openShardsMax: options.descriptors?.shards,
       onFirstOpen: (tenant, namespace, shard, recoveredSeq) => {
         database.recordRecovered(tenant, namespace, recoveredSeq);
@@ -120,9 +130,9 @@ export class StorageNode implements NodeServices {
     });
     try {
       const { cluster, tls } = await ensureCluster(folder.pki, hostname());
-      const tenants = await openTenants(folder, engine, database.shreddedTenants, chunkFiles);
+      const tenants = await openTenants(folder, engine, database.shreddedTenants, disk);
       if (options.restored === true) await skipNumbers(tenants);
-      const node = new StorageNode(options, folder, cluster, database, engine, tenants, chunkFiles);
+      const node = new StorageNode(options, folder, cluster, database, engine, tenants, disk, lanes);
       sessions = node.sessions;
       node.sessions.load();
       if (options.restored === true) await node.#adoptAll();
@@ -131,9 +141,9 @@ export class StorageNode implements NodeServices {
           host: options.host,
           port: options.port,
           tls,
-          onRejected: (remoteAddress, reason) => node.#door.turnedAway(remoteAddress, reason),
-          refusal: (remoteAddress) => node.#door.refusal(remoteAddress),
-          onLeft: (remoteAddress) => node.#door.left(remoteAddress),
+          onRejected: (remoteAddress, reason) => node.door.turnedAway(remoteAddress, reason),
+          refusal: (remoteAddress) => node.door.refusal(remoteAddress),
+          onLeft: (remoteAddress) => node.door.left(remoteAddress),
         },
         (connection) => node.#accept(connection),
       );
@@ -176,7 +186,7 @@ export class StorageNode implements NodeServices {
       tenant = tenantOfPeer(connection.peer, this.cluster);
     } catch (error) {
       tenant = error instanceof NodeError ? error : new NodeError("not_authorized");
-      this.#door.turnedAway(connection.remoteAddress, `its certificate ${connection.peer.serial} names no tenant`);
+      this.door.turnedAway(connection.remoteAddress, `its certificate ${connection.peer.serial} names no tenant`);
     }
     const handler = new ClientConnection(this, tenant);
     let patienceEnds = (): void => {};
@@ -196,10 +206,10 @@ export class StorageNode implements NodeServices {
       this.#logger,
     );
     handler.attach(frames);
-    patienceEnds = this.#door.expectHello(
+    patienceEnds = this.door.expectHello(
       () => handler.hasGreeted,
       (reason) => {
-        this.#door.turnedAway(connection.remoteAddress, reason);
+        this.door.turnedAway(connection.remoteAddress, reason);
         frames.close(reason);
       },
     );
@@ -218,11 +228,7 @@ export class StorageNode implements NodeServices {
   }
 
   async #welcome(name: string): Promise<Tenant> {
-    const tenant = new Tenant(
-      name,
-      this.#engine,
-      new LocalChunkStore(this.#folder.chunks(name), this.#folder.aside(name), this.#chunkFiles),
-    );
+    const tenant = new Tenant(name, this.#engine, new LocalChunkStore(this.#folder.chunks(name), this.#folder.aside(name), this.#disk()));
     await tenant.createNamespace(DEFAULT_NAMESPACE);
     this.#tenants.set(name, tenant);
     this.#logger.info({ tenant: name }, "new tenant");
@@ -265,7 +271,6 @@ export class StorageNode implements NodeServices {
     for (const connection of this.#connections) connection.close("the node stops");
     this.sessions.close();
     for (const { chunks } of this.#tenants.values()) chunks.close();
-    this.#chunkFiles.close();
     await this.#engine.close();
     this.keys.close();
   }
@@ -280,7 +285,7 @@ export async function openTenants(
   folder: DataFolder,
   engine: SqliteEngine,
   shredded: ReadonlySet<string>,
-  chunkFiles?: OpenFiles,
+  disk?: () => SharedDisk,
 ): Promise<Map<string, Tenant>> {
   const tenants = new Map<string, Tenant>();
   for (const name of folder.tenantNames()) {
@@ -288,7 +293,7 @@ export async function openTenants(
     // Made by a first contact that did not get further than its folder: as good as never here.
     if (!existsSync(join(folder.tenants, name, "namespaces"))) continue;
     engine.cleanUp(name);
-    const tenant = new Tenant(name, engine, new LocalChunkStore(folder.chunks(name), folder.aside(name), chunkFiles));
+    const tenant = new Tenant(name, engine, new LocalChunkStore(folder.chunks(name), folder.aside(name), disk?.()));
     await tenant.load();
     tenants.set(name, tenant);
   }

@@ -7,7 +7,7 @@ import type { ChunkStore } from "./chunks/chunk-store.ts";
 import { chunkName } from "./engines/chunk-list.ts";
 import type { MetadataEngine, Shard } from "./engines/engine.ts";
 import { inosOfDelta } from "./engines/touched-inos.ts";
-import { NamespaceLeases } from "./leases.ts";
+import { LeaseBudget, NamespaceLeases } from "./leases.ts";
 import type { Session } from "./session.ts";
 
 export interface Namespace {
@@ -27,6 +27,7 @@ export class Tenant {
   readonly name: string;
   readonly chunks: ChunkStore;
   readonly holds = new ChunkHolds();
+  readonly #leaseBudget = new LeaseBudget();
   readonly #engine: MetadataEngine;
   readonly #namespaces = new Map<string, Namespace>();
   #lastChange: Promise<unknown> = Promise.resolve();
@@ -49,7 +50,7 @@ export class Tenant {
 
   async #open(name: string): Promise<Namespace> {
     const shard = await this.#engine.open(this.name, name);
-    const namespace = { name, shard, leases: new NamespaceLeases<Session>(name) };
+    const namespace = { name, shard, leases: new NamespaceLeases<Session>(name, this.#leaseBudget) };
     this.#namespaces.set(name, namespace);
     return namespace;
   }

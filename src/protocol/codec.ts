@@ -37,6 +37,7 @@ import { FLAG_ANSWER, FLAG_ERROR, finishFrame } from "./frame.ts";
 import {
   ANSWER_RECORDS_MAX,
   CHUNK_RELEASE_MAX,
+  GET_KEYS_MAX,
   HELLO_NAMESPACES_MAX,
   INO_GRANT_MAX,
   INSTANCE_ID_BYTES,
@@ -196,8 +197,8 @@ const codecs: { readonly [O in OpName]: OpCodec<RequestOf<O>, AnswerOf<O>> } = {
     decodeAnswer: (f) => ({ first: inode(tuple(f, 2, "inoGrant answer")[0]), count: integer(f[1], 1, INO_GRANT_MAX, "count") }),
   },
   get: {
-    encodeRequest: (r) => [namespace(r.ns), each(items(r.keys, ANSWER_RECORDS_MAX, "keys"), key)],
-    decodeRequest: (f) => ({ ns: namespace(tuple(f, 2, "get")[0]), keys: each(items(f[1], ANSWER_RECORDS_MAX, "keys"), key) }),
+    encodeRequest: (r) => [namespace(r.ns), each(items(r.keys, GET_KEYS_MAX, "keys"), key)],
+    decodeRequest: (f) => ({ ns: namespace(tuple(f, 2, "get")[0]), keys: each(items(f[1], GET_KEYS_MAX, "keys"), key) }),
     encodeAnswer: (a) => [each(items(a.records, ANSWER_RECORDS_MAX, "records"), encodeRecord)],
     decodeAnswer: (f) => ({ records: each(items(tuple(f, 1, "get answer")[0], ANSWER_RECORDS_MAX, "records"), decodeRecord) }),
   },

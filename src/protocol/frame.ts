@@ -52,6 +52,8 @@ export interface FrameDecoderOptions {
   /** Who reads: a node takes requests and answers to recall, a client takes answers and recall requests. */
   readonly side: "node" | "client";
   readonly onFrame: (frame: Frame) => void;
+  /** A frame has begun, and will have so many bytes in header and body. */
+  readonly onBegin?: (bytes: number) => void;
   /**
    * Where a body goes: memory of at least `length` bytes, which the body then fills from its start; a sink, and the frame then has an
    * empty body; null for new memory; "discard" when nobody waits for it: the frame is then passed over without onFrame.
@@ -67,6 +69,7 @@ const NO_BYTES = new Uint8Array(0);
 export class FrameDecoder {
   readonly #onFrame: (frame: Frame) => void;
   readonly #bodyTarget: ((requestId: number, length: number) => BodyTarget) | undefined;
+  readonly #onBegin: ((bytes: number) => void) | undefined;
   readonly #isNode: boolean;
 
   /** Of the frames that begin from now on. */
@@ -92,6 +95,7 @@ export class FrameDecoder {
 
   constructor(options: FrameDecoderOptions) {
     this.#onFrame = options.onFrame;
+    this.#onBegin = options.onBegin;
     this.#bodyTarget = options.bodyTarget;
     this.#isNode = options.side === "node";
   }
@@ -177,6 +181,7 @@ export class FrameDecoder {
     const bodyMax = Math.min(bodyMaxBytes(op, answer, error), this.bodyMaxBytes);
     if (bodyBytes > bodyMax) throw new ProtocolError(`frame: ${op} with a body of ${bodyBytes} bytes, at most ${bodyMax} allowed`);
 
+    this.#onBegin?.(headerBytes + bodyBytes);
     this.#op = op;
     this.#answer = answer;
     this.#error = error;

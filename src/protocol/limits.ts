@@ -22,8 +22,10 @@ export const RECORD_MAX_BYTES = 2 * MIB;
 export const RECORD_KEY_MAX_BYTES = 64;
 /** Chunk ids that one record may refer to (one per 4 KiB page of a 64 MiB region). */
 export const RECORD_CHUNKS_MAX = 16_384;
-/** Checks, puts, deletes and bumps of one commit together: bounds a transaction's time. */
-export const COMMIT_ITEMS_MAX = 4_096;
+/** Checks, puts, deletes and bumps of one commit together: bounds a transaction's time, 10 us for each. */
+export const COMMIT_ITEMS_MAX = 1_024;
+/** Keys of one get: 3 us for each. */
+export const GET_KEYS_MAX = 1_024;
 /** Records in one answer to get, range or list. */
 export const ANSWER_RECORDS_MAX = 4_096;
 /** Answers stop growing after this many bytes and say that there is more. */

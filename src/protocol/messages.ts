@@ -52,6 +52,7 @@ export const NODE_ERRORS = [
   "no_space", // the node's disk is full
   "io", // the node's disk failed
   "damaged", // stored bytes fail the node's own checksum
+  "too_many", // the tenant has as many connections or sessions as it may
   "shutting_down", // try again, the node restarts
   "session_lost", // hello first
   "key_revoked", // the tenant's data keys were destroyed (keyShred): nothing of it can be opened any more, ever

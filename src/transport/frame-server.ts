@@ -8,6 +8,7 @@ import { type Frame, FrameDecoder, REQUEST_ID_MAX } from "../protocol/frame.ts";
 import { CHUNK_MAX_BYTES, FRAME_BODY_MAX_BYTES, FRAME_HEADER_MAX_BYTES, HELLO_PART_MAX_BYTES, IN_FLIGHT_MAX } from "../protocol/limits.ts";
 import type { AnswerOf, NodeErrorCode, OpName, RequestOf } from "../protocol/messages.ts";
 import { giveBuffer, takeBuffer } from "./buffer-pool.ts";
+import type { Lane } from "./lanes.ts";
 import type { Connection } from "./transport.ts";
 
 export type MaybePromise<T> = T | Promise<T>;
@@ -59,8 +60,8 @@ export interface FrameSession {
   call<O extends "recall">(op: O, request: RequestOf<O>, timeoutMs: number): Promise<AnswerOf<O>>;
   /** From now on every new request is refused as "shutting_down"; resolves when those in flight have been answered. */
   drain(): Promise<void>;
-  /** The stranger is known: it may send what the protocol allows. */
-  greeted(): void;
+  /** The stranger is known: it may send what the protocol allows, and is served in this lane. */
+  greeted(lane?: Lane): void;
   close(reason: string): void;
 }
 
@@ -95,6 +96,19 @@ class FrameServer implements FrameSession {
   #congested = false;
   #paused = false;
   #starting = false;
+  #lane: Lane | null = null;
+  #heldBytes = 0;
+  /** Its tenant's requests take as much memory as they may. */
+  #lacksMemory = false;
+  readonly #onMemory = (): void => {
+    this.#lacksMemory = false;
+    if (!this.#closed) this.#startWaiting();
+  };
+  /** It is a lane's turn: what waits goes on. */
+  readonly #turn = (): boolean => {
+    if (!this.#closed) this.#startWaiting();
+    return this.#waiting.length > 0 && !this.#closed && this.#hasRoom(this.#waiting[0] as Frame);
+  };
   #draining: { promise: Promise<void>; resolve: () => void } | null = null;
   #closed = false;
   #troubleLoggedMs = Number.NEGATIVE_INFINITY;
@@ -108,6 +122,7 @@ class FrameServer implements FrameSession {
     this.#decoder = new FrameDecoder({
       side: "node",
       onFrame: (frame) => this.#received(frame),
+      onBegin: (bytes) => this.#hold(bytes),
       bodyTarget: (_requestId, length) => (handler.reuseBodies === true ? takeBuffer(length) : null),
     });
     if (handler.isStranger === true) {
@@ -146,7 +161,8 @@ class FrameServer implements FrameSession {
     return this.#draining.promise;
   }
 
-  greeted(): void {
+  greeted(lane?: Lane): void {
+    this.#lane = lane ?? null;
     this.#decoder.headerMaxBytes = FRAME_HEADER_MAX_BYTES;
     this.#decoder.bodyMaxBytes = FRAME_BODY_MAX_BYTES;
   }
@@ -176,18 +192,44 @@ class FrameServer implements FrameSession {
     this.close(reason);
   }
 
+  /** Memory that a request takes, from when it begins to arrive until it is answered. */
+  #hold(bytes: number): void {
+    const lane = this.#lane;
+    if (lane === null) return;
+    this.#heldBytes += bytes;
+    lane.hold(bytes);
+    if (lane.hasMemory) return;
+    this.#lacksMemory = true;
+    this.#setPaused(true);
+    lane.waitForMemory(this.#onMemory);
+  }
+
+  #release(frame: Frame): void {
+    const bytes = Math.min(this.#heldBytes, frame.header.length + frame.body.length);
+    this.#heldBytes -= bytes;
+    this.#lane?.release(bytes);
+  }
+
   #received(frame: Frame): void {
     if (this.#closed) return;
     if (frame.answer) {
+      this.#release(frame);
       this.#answered(frame);
       return;
     }
+    const lane = this.#lane;
     if (this.#waiting.length > 0 || !this.#hasRoom(frame)) {
       this.#waiting.push(frame);
       this.#setPaused(true);
       return;
     }
-    this.#start(frame);
+    if (lane === null) this.#start(frame);
+    else if (lane.mayRun) lane.run(() => this.#start(frame));
+    else {
+      this.#waiting.push(frame);
+      this.#setPaused(true);
+      lane.wait(this.#turn);
+    }
   }
 
   #answered(frame: Frame): void {
@@ -209,6 +251,7 @@ class FrameServer implements FrameSession {
     const op = frame.op as ClientOpName;
     const request = decodeRequest(op, frame.header);
     if (this.#draining !== null) {
+      this.#release(frame);
       this.connection.send(encodeErrorFrame(op, frame.requestId, "shutting_down", "the node is shutting down"));
       return;
     }
@@ -224,16 +267,22 @@ class FrameServer implements FrameSession {
     }
     if (result instanceof Promise) {
       result.then(
-        (reply) => this.#finish(frame, costBytes, reply, null),
-        (error: unknown) => this.#finish(frame, costBytes, null, error),
+        (reply) => this.#finishLater(frame, costBytes, reply, null),
+        (error: unknown) => this.#finishLater(frame, costBytes, null, error),
       );
     } else {
       this.#finish(frame, costBytes, result, null);
     }
   }
 
+  #finishLater(frame: Frame, costBytes: number, reply: Reply<ClientOpName> | null, error: unknown): void {
+    if (this.#lane === null) this.#finish(frame, costBytes, reply, error);
+    else this.#lane.run(() => this.#finish(frame, costBytes, reply, error));
+  }
+
   #finish(frame: Frame, costBytes: number, reply: Reply<ClientOpName> | null, error: unknown): void {
     if (this.#handler.reuseBodies === true) giveBuffer(frame.body);
+    this.#release(frame);
     this.#inFlight--;
     this.#bodiesBytes -= costBytes;
     if (!this.#closed) {
@@ -287,7 +336,13 @@ class FrameServer implements FrameSession {
       for (; next < this.#waiting.length && !this.#closed; next++) {
         const frame = this.#waiting[next] as Frame;
         if (this.#draining === null && !this.#hasRoom(frame)) break;
-        this.#start(frame);
+        const lane = this.#lane;
+        if (lane === null) this.#start(frame);
+        else if (lane.mayRun || this.#draining !== null) lane.run(() => this.#start(frame));
+        else {
+          lane.wait(this.#turn);
+          break;
+        }
       }
     } catch (error) {
       this.#refuse(error);
@@ -295,7 +350,7 @@ class FrameServer implements FrameSession {
       this.#starting = false;
     }
     if (next > 0) this.#waiting.splice(0, next);
-    if (this.#waiting.length === 0 && !this.#congested) this.#setPaused(false);
+    if (this.#waiting.length === 0 && !this.#congested && !this.#lacksMemory) this.#setPaused(false);
   }
 
   #setPaused(paused: boolean): void {
@@ -307,6 +362,9 @@ class FrameServer implements FrameSession {
 
   #onClose(reason: string): void {
     this.#closed = true;
+    this.#lane?.cancel(this.#turn);
+    this.#lane?.release(this.#heldBytes, this.#onMemory);
+    this.#heldBytes = 0;
     this.#waiting = [];
     for (const call of this.#calls.values()) {
       clearTimeout(call.timer);

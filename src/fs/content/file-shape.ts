@@ -24,9 +24,9 @@ import type { FileWriter } from "./file-writer.ts";
 import { regionPut } from "./write-out.ts";
 
 /** Region records changed by one delta at most (COMMIT_ITEMS_MAX, less what else it holds). */
-const REGIONS_PER_DELTA = 2_048;
+const REGIONS_PER_DELTA = 1_000;
 /** Whole region records cleared by one delta: only the first and the last are written again, the others go. */
-const REGIONS_PER_CLEAR = 1_024;
+const REGIONS_PER_CLEAR = 512;
 /** Region records read at once when walking a file's regions. */
 const REGIONS_PER_WALK = 8;
 /** One copy_file_range call copies at most this much: bounds the delta. The caller goes on with the rest. */

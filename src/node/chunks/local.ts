@@ -12,6 +12,7 @@ import { join } from "node:path";
 import { NodeError } from "../../protocol/errors.ts";
 import { CHUNK_HEADER_BYTES, CHUNK_ID_BYTES, MIB, SEALED_CHUNK_MAX_BYTES, TAG_BYTES } from "../../protocol/limits.ts";
 import { giveBuffer, takeBuffer } from "../../transport/buffer-pool.ts";
+import type { TenantSlots } from "../disk-slots.ts";
 import { chunkName } from "../engines/chunk-list.ts";
 import type { MaybePromise } from "../engines/engine.ts";
 import { syncFolder } from "../engines/file-sync.ts";
@@ -53,10 +54,17 @@ function isMissing(error: unknown): boolean {
   return error instanceof Error && "code" in error && error.code === "ENOENT";
 }
 
+/** What the stores of several tenants share. */
+export interface SharedDisk {
+  readonly open?: OpenFiles | undefined;
+  readonly slots?: TenantSlots;
+}
+
 export class LocalChunkStore implements ChunkStore {
   readonly #root: string;
   readonly #aside: string;
   readonly #open: OpenFiles;
+  readonly #slots: TenantSlots | null;
   readonly #writer = new ChunkWriter();
   readonly #readOnce = new ReadOnce();
   /** False once the filesystem has refused direct reads. */
@@ -70,9 +78,10 @@ export class LocalChunkStore implements ChunkStore {
   readonly #deleting = new Set<string>();
   #asideCount = 0;
 
-  /** Makes both folders (mode 0700); whatever an earlier process left in `aside` is removed. `open`: shared by several stores. @throws NodeError */
-  constructor(root: string, aside: string, open = new OpenFiles()) {
-    this.#open = open;
+  /** Makes both folders (mode 0700); whatever an earlier process left in `aside` is removed. @throws NodeError */
+  constructor(root: string, aside: string, { open, slots }: SharedDisk = {}) {
+    this.#open = open ?? new OpenFiles();
+    this.#slots = slots ?? null;
     this.#root = root;
     this.#aside = aside;
     try {
@@ -136,7 +145,7 @@ export class LocalChunkStore implements ChunkStore {
           return { existed: true };
         }
         this.#checkRoom(body.length);
-        await this.#write(path, body);
+        await this.#onDisk(() => this.#write(path, body));
         this.#open.drop(path);
         this.#damaged.delete(chunkName(id));
         this.#remember(chunkName(id));
@@ -147,6 +156,11 @@ export class LocalChunkStore implements ChunkStore {
         throw toNodeError(error);
       }
     });
+  }
+
+  /** What occupies a thread of the pool, and the disk. */
+  #onDisk<T>(work: () => Promise<T>): Promise<T> {
+    return this.#slots === null ? work() : this.#slots.use(work);
   }
 
   /** Marks a chunk as just put. False where it isn't there, or is shorter than it must be. */
@@ -186,12 +200,12 @@ export class LocalChunkStore implements ChunkStore {
       if (offset >= end) return { bytes: new Uint8Array(0), totalBytes };
       const whole = offset === 0 && end === totalBytes;
       if (end - offset >= READ_DIRECT_MIN_BYTES && this.#passesCache(id, path, offset, end)) {
-        return this.#readDirect(id, path, offset, end, totalBytes);
+        return this.#onDisk(() => this.#readDirect(id, path, offset, end, totalBytes));
       }
       const buffer = takeBuffer(end - offset + (whole ? TRAILER_BYTES : 0));
       const done = buffer.length <= READ_AT_ONCE_MAX_BYTES ? this.#open.readCached(path, buffer, offset) : 0;
       if (done === buffer.length) return this.#checked(id, buffer, totalBytes, whole);
-      return this.#readOn(id, path, buffer, done, offset, totalBytes, whole);
+      return this.#onDisk(() => this.#readOn(id, path, buffer, done, offset, totalBytes, whole));
     } catch (error) {
       return Promise.reject(readError(id, error));
     }

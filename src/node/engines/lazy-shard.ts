@@ -4,17 +4,22 @@
  */
 import { NodeError } from "../../protocol/errors.ts";
 import type { Delta } from "../../protocol/messages.ts";
+import type { Lane } from "../../transport/lanes.ts";
 import type { CommitOutcome, CommitRequest, MaybePromise, NewChunks, Shard, ShardEvent, ShardState } from "./engine.ts";
 
 /** A shard that nobody calls is closed after this long. */
 const IDLE_MS = 60_000;
-const IDLE_CHECK_MS = 5_000;
+const IDLE_CHECK_MS = 1_000;
+/** Each takes some milliseconds, in which nobody is served. */
+const CLOSED_AT_ONCE_MAX = 1;
 /** Who needs an open shard waits this long for one of the others to be let go. */
 const PLACE_PATIENCE_MS = 10_000;
 const PLACE_POLL_MS = 5;
 
 /** A shard that can be closed. */
 export interface ClosableShard extends Shard {
+  /** It has work of its own to do. */
+  readonly isBusy: boolean;
   close(): Promise<void>;
 }
 
@@ -65,11 +70,25 @@ export class OpenShards {
   #closeIdle(): void {
     this.round++;
     const before = this.round - IDLE_MS / IDLE_CHECK_MS;
-    for (const shard of this.#open) if (shard.isIdle && shard.usedRound < before) void shard.letGo();
+    let left = CLOSED_AT_ONCE_MAX;
+    for (const shard of this.#open) {
+      if (left === 0 || !shard.isIdle || shard.usedRound >= before) continue;
+      left--;
+      void shard.letGo();
+    }
   }
 
   close(): void {
     clearInterval(this.#timer);
+  }
+}
+
+/** Chunks wait in it for the end of their grace period. */
+function hasLoose(shard: ClosableShard): boolean {
+  try {
+    return (shard.looseChunks(0, 1) as Uint8Array[]).length > 0;
+  } catch {
+    return true;
   }
 }
 
@@ -78,23 +97,32 @@ export class LazyShard implements Shard {
   readonly #make: () => ClosableShard;
   readonly #onFirst: (shard: LazyShard, recoveredSeq: number) => void;
   #shard: ClosableShard | null = null;
+  /** In whose turns it is opened. */
+  readonly #lane: Lane | null;
   #closing: Promise<void> | null = null;
   #ended = false;
   /** Calls that are under way. */
   #users = 0;
   usedRound = 0;
+  #hasLoose = false;
   /** How far it was when it was opened first: what came later is of this run. */
   #recoveredSeq: number | null = null;
 
   /** `onFirst` is called when it has been opened for the first time, within the call that opened it. */
-  constructor(shards: OpenShards, make: () => ClosableShard, onFirst: (shard: LazyShard, recoveredSeq: number) => void) {
+  constructor(
+    shards: OpenShards,
+    make: () => ClosableShard,
+    onFirst: (shard: LazyShard, recoveredSeq: number) => void,
+    lane: Lane | null = null,
+  ) {
+    this.#lane = lane;
     this.#shards = shards;
     this.#make = make;
     this.#onFirst = onFirst;
   }
 
   get isIdle(): boolean {
-    return this.#users === 0 && this.#closing === null;
+    return this.#users === 0 && this.#closing === null && this.#shard?.isBusy !== true;
   }
 
   /** Closes it until it is used again. What fails shows when it is opened. */
@@ -102,6 +130,7 @@ export class LazyShard implements Shard {
     const shard = this.#shard;
     if (shard === null) return this.#closing ?? Promise.resolve();
     this.#shard = null;
+    this.#hasLoose = hasLoose(shard);
     this.#closing = shard
       .close()
       .catch(() => undefined)
@@ -133,9 +162,10 @@ export class LazyShard implements Shard {
   /** A promise: it may be opened when that has settled. */
   #open(): ClosableShard | Promise<void> {
     if (this.#ended) throw new NodeError("not_found", "the namespace was deleted, or the node stops");
-    const wait = this.#closing ?? this.#shards.place();
+    const lane = this.#lane;
+    const wait = this.#closing ?? (lane !== null && !lane.mayRun ? lane.ready() : this.#shards.place());
     if (wait !== null) return wait;
-    const shard = this.#make();
+    const shard = lane === null ? this.#make() : lane.run(this.#make);
     this.#shard = shard;
     this.#shards.added(this);
     if (this.#recoveredSeq === null) {
@@ -197,7 +227,9 @@ export class LazyShard implements Shard {
   holdsChunk(id: Uint8Array, graceMs: number): MaybePromise<boolean> {
     return this.#use((shard) => shard.holdsChunk(id, graceMs));
   }
+  /** Of a shard that is closed and had none then, none: it is not opened for that. */
   looseChunks(graceMs: number, limit: number): MaybePromise<Uint8Array[]> {
+    if (this.#shard === null && !this.#hasLoose) return [];
     return this.#use((shard) => shard.looseChunks(graceMs, limit));
   }
   async forgetChunks(ids: readonly Uint8Array[]): Promise<void> {

@@ -1,9 +1,10 @@
 /** Applies deltas inside the transaction that the shard has begun. */
 import { NodeError } from "../../protocol/errors.ts";
 import type { Check, Counters, Delta } from "../../protocol/messages.ts";
-import { INODE_SUB_ATTR, inodeOfKey, isRegionKey, KEY_KIND_INODE, prefixEnd } from "../../protocol/record-keys.ts";
+import { INODE_SUB_ATTR, inodeOfKey, isRegionKey, KEY_KIND_INODE, prefixEnd, regionPrefix } from "../../protocol/record-keys.ts";
 import type { AppliedDeltas } from "./applied-deltas.ts";
 import { chunkIdOf, chunkName, decodeChunkList, encodeChunkList } from "./chunk-list.ts";
+import { DROP_AT_ONCE_MAX, type Drops } from "./drops.ts";
 import type { CommitOutcome, NewChunks } from "./engine.ts";
 import type { DeltaEffects, JournalEntry } from "./journal-entry.ts";
 import { recordCrc, type Statements } from "./sqlite-database.ts";
@@ -23,12 +24,16 @@ export type WriteRequest = Pick<JournalEntry, "session" | "delta" | "seq" | "tim
 export class DeltaApplier {
   readonly #sql: Statements;
   readonly #applied: AppliedDeltas;
+  readonly #drops: Drops;
+  /** References that the delta may still count down itself. */
+  #dropsLeft = 0;
   /** Attribute records in the shard, with what the present transaction has done. */
   inodes = 0;
   /** Written but for its records: see writeLater. */
   #pending: WriteRequest | null = null;
 
-  constructor(sql: Statements, applied: AppliedDeltas) {
+  constructor(sql: Statements, applied: AppliedDeltas, drops: Drops) {
+    this.#drops = drops;
     this.#sql = sql;
     this.#applied = applied;
   }
@@ -44,6 +49,7 @@ export class DeltaApplier {
         throw new NodeError("bad_request", `expected a prefix of at least ${DELETE_PREFIX_MIN_BYTES} bytes, got ${prefix.length}`);
       }
     }
+    this.#refuseRevival(delta);
     const before = this.#applied.find(session, delta.id);
     if (before !== undefined) {
       const counters = delta.bumps.map(({ ino }): Counters => this.#sql.counters.get(ino) ?? { ...NO_COUNTERS });
@@ -60,12 +66,25 @@ export class DeltaApplier {
     return null;
   }
 
+  /** An inode that is deleted in slices would have to be deleted at once to be written again, and no client ever does: numbers are not used again. */
+  #refuseRevival({ puts, deletePrefixes }: Delta): void {
+    for (const { key } of puts) {
+      if (!isRegionKey(key)) continue;
+      const inode = key.subarray(0, DELETE_PREFIX_MIN_BYTES);
+      const isDeleted = deletePrefixes.some((prefix) => Buffer.compare(prefix, inode) === 0);
+      if (this.#drops.hasInode(key) || (isDeleted && this.#drops.references(regionPrefix(inodeOfKey(key))) > DROP_AT_ONCE_MAX)) {
+        throw new NodeError("bad_request", `inode ${inodeOfKey(key)} is being deleted`);
+      }
+    }
+  }
+
   /**
    * Does what the delta says, whatever its checks. The same calls on the same state have the same result: a journal is replayed so.
    * @returns the counters that it bumped @throws NodeError "damaged", SQLite's errors: the transaction is spoiled then
    */
   write(request: WriteRequest): Counters[] {
     this.settle();
+    this.#dropsLeft = DROP_AT_ONCE_MAX;
     for (const prefix of request.delta.deletePrefixes) this.#deletePrefix(prefix, request.timeMs);
     this.#writeRecords(request);
     return this.#bump(request.delta);
@@ -108,6 +127,7 @@ export class DeltaApplier {
   #writeRecords({ session, delta, seq, timeMs }: WriteRequest): void {
     for (const key of delta.deletes) this.#delete(key, timeMs);
     for (const put of delta.puts) {
+      if (this.#drops.has(put.key)) this.#drops.finish(put.key);
       const chunks = encodeChunkList(put.chunks);
       const old = this.#sql.chunks.get(put.key);
       if (old === null && isAttrKey(put.key)) this.inodes++;
@@ -127,11 +147,11 @@ export class DeltaApplier {
   #holds(check: Check): boolean {
     switch (check.kind) {
       case "version":
-        return this.#sql.version.get(check.key)?.version === check.version;
+        return !this.#drops.has(check.key) && this.#sql.version.get(check.key)?.version === check.version;
       case "absent":
-        return this.#sql.version.get(check.key) === null;
+        return this.#drops.has(check.key) || this.#sql.version.get(check.key) === null;
       case "present":
-        return this.#sql.version.get(check.key) !== null;
+        return !this.#drops.has(check.key) && this.#sql.version.get(check.key) !== null;
       case "empty": {
         const end = prefixEnd(check.prefix);
         if (end === null || check.prefix.length === 0) throw new NodeError("bad_request", "expected a prefix that has an end");
@@ -143,8 +163,13 @@ export class DeltaApplier {
   }
 
   #delete(key: Uint8Array, timeMs: number): void {
+    if (this.#drops.has(key)) return;
     const old = this.#sql.chunks.get(key);
     if (old === null) return;
+    if (isRegionKey(key) && this.#mustWait(key)) {
+      this.#drops.note(key, timeMs);
+      return;
+    }
     if (old.chunks !== null) this.#moveRefs(old.chunks, [], timeMs);
     if (isAttrKey(key)) this.inodes--;
     this.#sql.remove.run(key);
@@ -153,14 +178,33 @@ export class DeltaApplier {
   #deletePrefix(prefix: Uint8Array, timeMs: number): void {
     const end = prefixEnd(prefix);
     if (end === null) return;
+    const regions = prefix[0] === KEY_KIND_INODE && prefix.length === DELETE_PREFIX_MIN_BYTES ? regionPrefix(inodeOfKey(prefix)) : null;
+    if (regions !== null && this.#mustWait(regions)) {
+      this.#drops.note(regions, timeMs);
+      this.#deleteRange(prefix, regions, timeMs);
+      this.#deleteRange(prefixEnd(regions) ?? end, end, timeMs);
+    } else this.#deleteRange(prefix, end, timeMs);
+    if (prefix.length === DELETE_PREFIX_MIN_BYTES && prefix[0] === KEY_KIND_INODE) this.#sql.removeCounters.run(inodeOfKey(prefix));
+  }
+
+  #deleteRange(from: Uint8Array, to: Uint8Array, timeMs: number): void {
     let found = false;
-    for (const { key, chunks } of this.#sql.rangeChunks.all(prefix, end)) {
+    for (const { key, chunks } of this.#sql.rangeChunks.all(from, to)) {
+      // A record that is noted as deleted is counted down by its note alone.
+      if (this.#drops.has(key)) this.#drops.finish(key);
+      else if (chunks !== null) this.#moveRefs(chunks, [], timeMs);
       found = true;
-      if (chunks !== null) this.#moveRefs(chunks, [], timeMs);
       if (isAttrKey(key)) this.inodes--;
     }
-    if (found) this.#sql.removeRange.run(prefix, end);
-    if (prefix.length === DELETE_PREFIX_MIN_BYTES && prefix[0] === KEY_KIND_INODE) this.#sql.removeCounters.run(inodeOfKey(prefix));
+    if (found) this.#sql.removeRange.run(from, to);
+  }
+
+  /** Whether there is too much to delete for this delta; otherwise it has that much less left. */
+  #mustWait(prefix: Uint8Array): boolean {
+    const references = this.#drops.references(prefix);
+    if (references > this.#dropsLeft) return true;
+    this.#dropsLeft -= references;
+    return false;
   }
 
   #moveRefs(oldList: Uint8Array | null, newChunks: readonly Uint8Array[], timeMs: number): void {
@@ -172,11 +216,11 @@ export class DeltaApplier {
   }
 }
 
-export function newChunksOf(sql: Statements, puts: Delta["puts"]): NewChunks {
+export function newChunksOf(sql: Statements, drops: Drops, puts: Delta["puts"]): NewChunks {
   const added = new Map<string, Uint8Array>();
   for (const put of puts) {
     if (put.chunks.length === 0) continue;
-    const old = decodeChunkList(sql.chunks.get(put.key)?.chunks ?? null);
+    const old = decodeChunkList(drops.has(put.key) ? null : (sql.chunks.get(put.key)?.chunks ?? null));
     for (const id of put.chunks) {
       const name = chunkName(id);
       if (!old.has(name)) added.set(name, id);

@@ -23,6 +23,7 @@ CREATE TABLE counters(ino INTEGER PRIMARY KEY, links INTEGER NOT NULL, entries I
 CREATE TABLE sessions(s INTEGER PRIMARY KEY, session BLOB NOT NULL UNIQUE);
 CREATE TABLE applied(s INTEGER NOT NULL, id INTEGER NOT NULL, seq INTEGER NOT NULL, PRIMARY KEY(s, id)) WITHOUT ROWID;
 CREATE TABLE chunk_refs(id BLOB PRIMARY KEY, refs INTEGER NOT NULL, since INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE drops(prefix BLOB PRIMARY KEY, timeMs INTEGER NOT NULL, done INTEGER NOT NULL) WITHOUT ROWID;
 CREATE INDEX loose_chunks ON chunk_refs(since) WHERE refs = 0;
 CREATE TABLE meta(name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 `;
@@ -35,6 +36,13 @@ export interface RecordRow {
 }
 export interface KeyedRecordRow extends RecordRow {
   key: Uint8Array;
+}
+/** A delete that runs in slices: drops.ts. */
+export interface DropRow {
+  prefix: Uint8Array;
+  timeMs: number;
+  /** References of its first record that have been counted down. */
+  done: number;
 }
 export interface CountersRow {
   links: number;
@@ -68,6 +76,14 @@ export interface Statements {
   dropRef: Statement<unknown, [number, Blob]>;
   looseRefs: Statement<{ id: Blob }, [number, number]>;
   forgetRef: Statement<unknown, [Blob]>;
+  allDrops: Statement<{ prefix: Blob }, []>;
+  firstDrop: Statement<DropRow, []>;
+  dropOf: Statement<DropRow, [Blob]>;
+  addDrop: Statement<unknown, [Blob, number]>;
+  setDropDone: Statement<unknown, [number, Blob]>;
+  removeDrop: Statement<unknown, [Blob]>;
+  firstChunks: Statement<{ key: Blob; chunks: Blob | null }, [Blob, Blob]>;
+  chunkBytes: Statement<{ bytes: number | null }, [Blob, Blob]>;
   sessionOf: Statement<{ s: number }, [Blob]>;
   addSession: Statement<{ s: number }, [Blob]>;
   removeSession: Statement<unknown, [number]>;
@@ -142,6 +158,15 @@ export function prepareStatements(db: Database): Statements {
     dropRef: db.prepare("UPDATE chunk_refs SET refs = refs - 1, since = ? WHERE id = ?"),
     looseRefs: db.prepare("SELECT id FROM chunk_refs WHERE refs = 0 AND since <= ? ORDER BY since LIMIT ?"),
     forgetRef: db.prepare("DELETE FROM chunk_refs WHERE id = ? AND refs = 0"),
+    allDrops: db.prepare("SELECT prefix FROM drops"),
+    firstDrop: db.prepare("SELECT prefix, timeMs, done FROM drops LIMIT 1"),
+    dropOf: db.prepare("SELECT prefix, timeMs, done FROM drops WHERE prefix = ?"),
+    addDrop: db.prepare("INSERT OR IGNORE INTO drops(prefix, timeMs, done) VALUES(?, ?, 0)"),
+    setDropDone: db.prepare("UPDATE drops SET done = ? WHERE prefix = ?"),
+    removeDrop: db.prepare("DELETE FROM drops WHERE prefix = ?"),
+    firstChunks: db.prepare("SELECT key, chunks FROM records WHERE key >= ? AND key < ? ORDER BY key LIMIT 1"),
+    // length() of a blob does not read it.
+    chunkBytes: db.prepare("SELECT sum(length(chunks)) AS bytes FROM records WHERE key >= ? AND key < ?"),
     sessionOf: db.prepare("SELECT s FROM sessions WHERE session = ?"),
     addSession: db.prepare("INSERT INTO sessions(session) VALUES(?) RETURNING s"),
     removeSession: db.prepare("DELETE FROM sessions WHERE s = ?"),

@@ -2,6 +2,7 @@
 import { NodeError } from "../../protocol/errors.ts";
 import type { Counters, InodeBundle, ListEntry, StoredRecord } from "../../protocol/messages.ts";
 import { dentryKey, dentryPrefix, inodeKey, NAME_HASH_BYTES, prefixEnd, regionKey } from "../../protocol/record-keys.ts";
+import type { Drops } from "./drops.ts";
 import type { RangeAnswer } from "./engine.ts";
 import { type KeyedRecordRow, type RecordRow, recordCrc, type Statements } from "./sqlite-database.ts";
 
@@ -33,11 +34,15 @@ function incremented(key: Uint8Array): Uint8Array {
 export class ShardReads {
   readonly #sql: Statements;
 
-  constructor(sql: Statements) {
+  readonly #drops: Drops;
+
+  constructor(sql: Statements, drops: Drops) {
     this.#sql = sql;
+    this.#drops = drops;
   }
 
   record(key: Uint8Array): StoredRecord | null {
+    if (this.#drops.has(key)) return null;
     const row = this.#sql.get.get(key);
     return row === null ? null : toRecord(key, row);
   }
@@ -54,6 +59,7 @@ export class ShardReads {
       const step = Math.min(rowsAtOnce, limit + 1 - records.length);
       const rows: KeyedRecordRow[] = to === null ? this.#sql.rangeOpen.all(at, step) : this.#sql.range.all(at, to, step);
       for (const row of rows) {
+        if (this.#drops.has(row.key)) continue;
         // The first record always goes out, or a reader would never get past a large one.
         if (records.length === limit || (records.length > 0 && bytes >= maxBytes)) return { records, more: true };
         records.push({ key: row.key, record: toRecord(row.key, row) });

@@ -9,6 +9,7 @@
 import { NodeError } from "../../protocol/errors.ts";
 import { INO_MAX, ROOT_INO } from "../../protocol/limits.ts";
 import type { Counters, Delta, InodeBundle, ListEntry, StoredRecord } from "../../protocol/messages.ts";
+import type { Lane } from "../../transport/lanes.ts";
 import type { CommitOutcome, CommitRequest, NewChunks, RangeAnswer, Shard, ShardEvent, ShardState } from "./engine.ts";
 import { entryBytes } from "./journal-entry.ts";
 import { newChunksOf } from "./sqlite-apply.ts";
@@ -18,8 +19,12 @@ import { verifyShard } from "./sqlite-verify.ts";
 import { ShardWriter } from "./sqlite-writer.ts";
 import { inosOfDelta } from "./touched-inos.ts";
 
-/** Deltas applied together at most: some 20 ms of work. */
-const BATCH_MAX = 1_024;
+/** Deltas, records and bytes that are applied together at most, unless one delta alone has more: a few milliseconds of work. */
+const BATCH_MAX = 256;
+const BATCH_ROWS = 1_024;
+const BATCH_BYTES = 1024 * 1024;
+/** A slice of a delete that failed (the disk is full) is tried again after this. */
+const DROP_RETRY_MS = 1_000;
 /** Inode numbers are reserved on disk in runs of this many; a restart skips the rest of its run. */
 const INO_RUN = 2 ** 18;
 
@@ -37,26 +42,83 @@ interface Waiting {
   reject: (error: unknown) => void;
 }
 
+/** How many of the first deltas are applied together. */
+function batchLength(queue: readonly Waiting[]): number {
+  let rows = 0;
+  let bytes = 0;
+  for (const [i, { request }] of queue.entries()) {
+    const { puts, deletes, checks } = request.delta;
+    rows += puts.length + deletes.length + checks.length + 1;
+    for (const put of puts) bytes += put.value.length;
+    if (i > 0 && (rows > BATCH_ROWS || bytes > BATCH_BYTES || i >= BATCH_MAX)) return i;
+  }
+  return queue.length;
+}
+
 export class SqliteShard implements Shard {
   readonly #writer: ShardWriter;
   readonly #recoveredSeq: number;
   readonly #reads: ShardReads;
   readonly #listeners = new Set<(event: ShardEvent) => void>();
+  readonly #lane: Lane | null;
+  /** It is this shard's turn in its lane. */
+  readonly #turn = (): boolean => {
+    this.#lane?.run(() => this.#flush());
+    return false;
+  };
   #queue: Waiting[] = [];
   #scheduled = false;
   #inoNext: number;
   #inoReserved: number;
+  #dropping = false;
   #grant: Promise<unknown> = Promise.resolve();
   #closed = false;
 
-  /** @throws NodeError */
-  constructor(path: string) {
-    this.#writer = new ShardWriter(path);
+  /** `lane`: whose turns its deltas wait for. @throws NodeError */
+  constructor(path: string, lane: Lane | null = null) {
+    this.#lane = lane;
+    this.#writer = new ShardWriter(path, (work) => (lane === null ? work() : lane.run(work)));
     this.#recoveredSeq = this.#writer.lastSeq;
-    this.#reads = new ShardReads(this.#writer.sql);
+    this.#reads = new ShardReads(this.#writer.sql, this.#writer.drops);
     // What is left of the last run may have been granted.
     this.#inoNext = Math.max(ROOT_INO + 1, this.#writer.meta("inoReserved"));
     this.#inoReserved = this.#inoNext;
+    this.#dropLater();
+  }
+
+  /** Deletes in slices are under way. */
+  get isBusy(): boolean {
+    return !this.#writer.drops.isEmpty;
+  }
+
+  /** Goes on with them, when the lane has its turn. */
+  #dropLater(afterMs = 0): void {
+    if (this.#dropping || this.#closed || !this.isBusy) return;
+    this.#dropping = true;
+    const turn = (): boolean => {
+      this.#dropping = false;
+      this.#dropLater(this.#dropSlice() ? 0 : DROP_RETRY_MS);
+      return false;
+    };
+    const begin = (): void => {
+      if (this.#lane === null || this.#lane.mayRun) turn();
+      else this.#lane.wait(turn);
+    };
+    if (afterMs === 0) setImmediate(begin);
+    else setTimeout(begin, afterMs).unref();
+  }
+
+  /** False: it failed, and is to be tried again later. */
+  #dropSlice(): boolean {
+    if (this.#closed) return true;
+    const work = (): void => this.#writer.run(() => void this.#writer.drops.slice());
+    try {
+      if (this.#lane === null) work();
+      else this.#lane.run(work);
+      return true;
+    } catch {
+      return false;
+    }
   }
 
   get(keys: readonly Uint8Array[], maxBytes = Number.POSITIVE_INFINITY): (StoredRecord | null)[] | null {
@@ -91,7 +153,7 @@ export class SqliteShard implements Shard {
     return this.#read(() => this.#reads.list(dir, after, limit, maxBytes, region0MaxBytes));
   }
   newChunks(puts: Delta["puts"]): NewChunks {
-    return this.#read(() => newChunksOf(this.#writer.sql, puts));
+    return this.#read(() => newChunksOf(this.#writer.sql, this.#writer.drops, puts));
   }
   holdsChunk(id: Uint8Array, graceMs: number): boolean {
     const row = this.#read(() => this.#writer.sql.refs.get(id));
@@ -118,10 +180,17 @@ export class SqliteShard implements Shard {
     return new Promise((resolve, reject) => {
       if (this.#closed) throw new NodeError("not_found", "the namespace was deleted, or the node stops");
       this.#queue.push({ request, resolve, reject });
-      if (!this.#scheduled) {
-        this.#scheduled = true;
-        setImmediate(() => this.#flush());
-      }
+      this.#schedule();
+    });
+  }
+
+  #schedule(): void {
+    if (this.#scheduled) return;
+    this.#scheduled = true;
+    setImmediate(() => {
+      if (this.#lane === null) this.#flush();
+      else if (this.#lane.mayRun) this.#lane.run(() => this.#flush());
+      else this.#lane.wait(this.#turn);
     });
   }
 
@@ -132,7 +201,7 @@ export class SqliteShard implements Shard {
 
   #flush(): void {
     this.#scheduled = false;
-    const batch = this.#queue.splice(0, BATCH_MAX);
+    const batch = this.#queue.splice(0, batchLength(this.#queue));
     try {
       const wait = this.#writer.makeRoom(batch.reduce((sum, { request }) => sum + entryBytes(request.delta), 0));
       if (wait !== null) {
@@ -145,10 +214,7 @@ export class SqliteShard implements Shard {
     } catch (error) {
       for (const { reject } of batch) reject(error);
     }
-    if (this.#queue.length > 0 && !this.#scheduled) {
-      this.#scheduled = true;
-      setImmediate(() => this.#flush());
-    }
+    if (this.#queue.length > 0) this.#schedule();
   }
 
   #applyBatch(batch: Waiting[]): void {
@@ -164,6 +230,7 @@ export class SqliteShard implements Shard {
       }
       return;
     }
+    this.#dropLater();
     const durable: (Waiting & { outcome: CommitOutcome })[] = [];
     batch.forEach((waiting, index) => {
       const outcome = results[index];
@@ -246,6 +313,7 @@ export class SqliteShard implements Shard {
   }
 
   verify(onChunk: (id: Uint8Array) => void): AsyncIterable<string> {
+    while (this.isBusy) this.#writer.run(() => void this.#writer.drops.slice());
     return verifyShard(this.#writer.db, onChunk);
   }
 

@@ -17,6 +17,7 @@ import { NodeError } from "../../protocol/errors.ts";
 import { AppliedDeltas } from "./applied-deltas.ts";
 import { CommitPace } from "./commit-pace.ts";
 import { CommitTimer } from "./commit-timer.ts";
+import { Drops } from "./drops.ts";
 import type { CommitOutcome, CommitRequest } from "./engine.ts";
 import { syncFolder } from "./file-sync.ts";
 import { Journal } from "./journal.ts";
@@ -36,6 +37,7 @@ const CHECKPOINT_IDLE_MS = 200;
 export class ShardWriter {
   readonly db: Database;
   readonly sql: Statements;
+  readonly drops: Drops;
   /** Random bytes that were made with the shard. */
   readonly mark: Uint8Array;
   readonly #applied: AppliedDeltas;
@@ -44,11 +46,8 @@ export class ShardWriter {
   readonly #entries: EntryWriter;
   readonly #wal: ShardWal;
   readonly #pace = new CommitPace();
-  readonly #timer = new CommitTimer({
-    settle: () => this.#trySettle(),
-    commit: () => this.#tryCommit(),
-    tick: () => this.#tick(),
-  });
+  readonly #timer: CommitTimer;
+  readonly #timed: <T>(work: () => T) => T;
   readonly #numbers: SequenceNumbers;
 
   /** That of the last delta applied. Numbers are skipped by restarts and failures. */
@@ -66,8 +65,14 @@ export class ShardWriter {
   #releasing: Promise<void> | null = null;
   #closed = false;
 
-  /** @throws NodeError */
-  constructor(path: string) {
+  /** `timed` runs what is done later for deltas that were answered, so that it counts as their work. @throws NodeError */
+  constructor(path: string, timed: <T>(work: () => T) => T = (work) => work()) {
+    this.#timed = timed;
+    this.#timer = new CommitTimer({
+      settle: () => timed(() => this.#trySettle()),
+      commit: () => timed(() => this.#tryCommit()),
+      tick: () => timed(() => this.#tick()),
+    });
     let statements: Statements | null = null;
     let journal: Journal | null = null;
     try {
@@ -80,7 +85,8 @@ export class ShardWriter {
       statements = prepareStatements(this.db);
       this.sql = statements;
       this.#applied = new AppliedDeltas(this.sql);
-      this.#applier = new DeltaApplier(this.sql, this.#applied);
+      this.drops = new Drops(this.sql);
+      this.#applier = new DeltaApplier(this.sql, this.#applied, this.drops);
       this.mark = journalMark(this.sql);
       this.#entries = new EntryWriter(this.mark);
       journal = new Journal(`${path}-journal`, this.mark);
@@ -285,6 +291,7 @@ export class ShardWriter {
     this.#applied.reset();
     this.#applier.inodes = this.#committedInodes;
     this.#lastSeq = this.#committedSeq;
+    this.drops.reload();
     const entries = this.#journal.entriesAfter(this.#committedSeq);
     if (entries.length > 0) this.#begin();
     for (const entry of entries) {
@@ -413,8 +420,10 @@ export class ShardWriter {
     this.#closed = true;
     this.#timer.stop();
     try {
-      this.checkReadable();
-      this.#recover();
+      this.#timed(() => {
+        this.checkReadable();
+        this.#recover();
+      });
     } catch {
       // Acknowledged deltas are in the journal, and the next start finds them there.
     }

@@ -4,7 +4,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Delta } from "../../protocol/messages.ts";
-import { inodeKey, regionKey } from "../../protocol/record-keys.ts";
+import { inodeKey, inodePrefix, regionKey, xattrKey } from "../../protocol/record-keys.ts";
 import { engineConformance } from "./conformance.ts";
 import { SqliteEngine } from "./sqlite.ts";
 
@@ -54,6 +54,57 @@ test("a record that was changed on disk is damaged, and verify names it", async 
     `record ${inodeKey(5).toHex()} (inode 5): checksum differs`,
     `chunk ${chunk.toHex()}: counted 2 references, records declare 1`,
   ]);
+  await engine.close();
+  rmSync(folder, { recursive: true });
+});
+
+test("a delete of many references is done for every reader at once, and runs in slices, over a restart too", async () => {
+  const folder = makeFolder();
+  let engine = new SqliteEngine(folder);
+  let shard = await engine.open("t", "default");
+  const chunk = (n: number) => {
+    const id = new Uint8Array(32).fill(9);
+    new DataView(id.buffer).setUint32(0, n);
+    return id;
+  };
+  const REFS = 4_000;
+  const chunks = Array.from({ length: REFS }, (_, n) => chunk(n));
+  let id = 0;
+  const commit = (parts: Partial<Delta>) =>
+    shard.commit({ session: SESSION, delta: { ...putDelta(++id, inodeKey(5), new Uint8Array(1)), puts: [], ...parts } });
+  const putOf = (key: Uint8Array, refs: Uint8Array[] = []) => ({ key, link: 0, chunks: refs, value: new Uint8Array(3) });
+  for (const region of [0, 1, 7]) await commit({ puts: [putOf(regionKey(5, region), chunks)] });
+  await commit({ puts: [putOf(inodeKey(5)), putOf(xattrKey(5, new Uint8Array(16))), putOf(regionKey(6, 0), [chunk(1)])] });
+
+  // A record, then the whole inode, of which one record is half counted down.
+  await commit({ deletes: [regionKey(5, 1)] });
+  expect(await shard.get([regionKey(5, 1), regionKey(5, 0)])).toMatchObject([null, { link: 0 }]);
+  await commit({ deletePrefixes: [inodePrefix(5)] });
+  const nothingLeft = async () => {
+    expect(await shard.get([inodeKey(5), regionKey(5, 0), regionKey(5, 7)])).toEqual([null, null, null]);
+    expect((await shard.range(inodePrefix(5), inodePrefix(6), 100, 1_000)).records).toEqual([]);
+    expect(await shard.inodeCount()).toBe(0);
+  };
+  await nothingLeft();
+  expect(await shard.holdsChunk(chunk(REFS - 1), 0)).toBeTrue();
+  await engine.close();
+  engine = new SqliteEngine(folder);
+  shard = await engine.open("t", "default");
+  await nothingLeft();
+  // Absent for checks. A record that is written anew is not what was deleted; an inode can't be.
+  expect(commit({ puts: [putOf(regionKey(5, 7), [chunk(2)])] })).rejects.toMatchObject({ code: "bad_request" });
+  await commit({ puts: [putOf(regionKey(8, 7), chunks)] });
+  await commit({ deletes: [regionKey(8, 7)] });
+  const check = { kind: "absent", key: regionKey(8, 7) } as const;
+  expect(await commit({ checks: [check], puts: [putOf(regionKey(8, 7), [chunk(2)])] })).toMatchObject({ ok: true });
+  expect(await shard.get([regionKey(8, 7)])).toMatchObject([{ link: 0 }]);
+  const deadline = performance.now() + 10_000;
+  while ((await shard.holdsChunk(chunk(REFS - 1), 0)) && performance.now() < deadline) await Bun.sleep(5);
+  const held = await Promise.all(chunks.map((one) => shard.holdsChunk(one, 0)));
+  expect(held.flatMap((isHeld, n) => (isHeld ? [n] : []))).toEqual([1, 2]);
+  const lines: string[] = [];
+  for await (const line of shard.verify(() => {})) lines.push(line);
+  expect(lines).toEqual([]);
   await engine.close();
   rmSync(folder, { recursive: true });
 });

@@ -3,6 +3,7 @@ import { existsSync, mkdirSync, readdirSync, renameSync, rmSync } from "node:fs"
 import { dirname, join } from "node:path";
 import { NodeError } from "../../protocol/errors.ts";
 import { NAMESPACE_NAME_PATTERN, TENANT_NAME_PATTERN } from "../../protocol/limits.ts";
+import type { Lane } from "../../transport/lanes.ts";
 import type { MetadataEngine, Shard } from "./engine.ts";
 import { syncFolder } from "./file-sync.ts";
 import { LazyShard, OpenShards } from "./lazy-shard.ts";
@@ -29,6 +30,8 @@ export const DESCRIPTORS_PER_SHARD = 5;
 
 export interface SqliteEngineOptions {
   readonly openShardsMax?: number | undefined;
+  /** In which a tenant's deltas are applied; without it they are at once. */
+  readonly lane?: (tenant: string) => Lane;
   /** A shard was opened for the first time in this run. */
   readonly onFirstOpen?: (tenant: string, namespace: string, shard: Shard, recoveredSeq: number) => void;
 }
@@ -82,8 +85,9 @@ export class SqliteEngine implements MetadataEngine {
     const file = join(folder, SHARD_FILE);
     const shard = new LazyShard(
       this.#openShards,
-      () => new SqliteShard(file),
+      () => new SqliteShard(file, this.#options.lane?.(tenant)),
       (opened, recoveredSeq) => this.#options.onFirstOpen?.(tenant, namespace, opened, recoveredSeq),
+      this.#options.lane?.(tenant),
     );
     if (!existsSync(file)) {
       try {
