@@ -79,7 +79,7 @@ async function openVolumes({ config, log }: MountJob, client: Client, volumes: M
   const writer = new FileWriter(store, log);
   const tools = { reader: new FileReader(store), writer, log, images: client.staging };
   const openVolume = async (name: string, index: number): Promise<Volume> => {
-    const namespace = new Namespace(new Shard(calls, keys.namespace(name)), calls, {
+    const namespace = new Namespace(new Shard(calls, keys.namespace(name), log), calls, {
       index,
       metaTtlMs: settings.metaTtlMs,
       inodesMax: INODES_MAX,

@@ -60,6 +60,7 @@ function adoptRoot(namespace: Namespace, node: PracticeNode): ReturnType<Namespa
   return namespace.adopt({
     number: ROOT_INO,
     version: 1,
+    isDamaged: false,
     attributes: newRoot(namespace.shard.rootFileId, { uid: 0, gid: 0 }),
     counters: node.counters,
     region0: null,

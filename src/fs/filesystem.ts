@@ -26,6 +26,7 @@ import {
   type Vfs,
 } from "./posix/vfs.ts";
 import { FileType } from "./records/inode-record.ts";
+import { hashOfStandIn } from "./shard/damage.ts";
 import type { FileHandle, FolderHandle, Volume } from "./volume.ts";
 
 /** f_bsize: what stat and df count in. */
@@ -155,6 +156,7 @@ export class Filesystem implements Vfs {
   }
 
   async #make(caller: Caller, parent: number, name: Name, mode: number, more: { rdev?: number; target?: Name } = {}): Promise<Inode> {
+    requireNewName(name);
     const dir = await this.#folder(parent);
     return await this.#volume(parent).tree.make(caller, dir, name, mode, more);
   }
@@ -162,6 +164,7 @@ export class Filesystem implements Vfs {
   async link(_caller: Caller, ino: number, newParent: number, newName: Name): Promise<Attr> {
     const volume = this.#volumeFor(newParent);
     if (this.#volumeFor(ino) !== volume) throw new FsError("EXDEV");
+    requireNewName(newName);
     const inode = await this.#get(ino);
     if (inode.isDirectory) throw new FsError("EPERM");
     await volume.tree.link(inode, await this.#folder(newParent), newName);
@@ -179,6 +182,8 @@ export class Filesystem implements Vfs {
 
   async rename(_caller: Caller, parent: number, name: Name, newParent: number, newName: Name, flags: number): Promise<void> {
     if ((flags & ~RENAME_FLAGS_KNOWN) !== 0 || flags === RENAME_FLAGS_KNOWN) throw new FsError("EINVAL");
+    requireNewName(newName);
+    if ((flags & RenameFlag.EXCHANGE) !== 0) requireNewName(name);
     const volume = this.#volumeFor(parent);
     if (this.#volumeFor(newParent) !== volume) throw new FsError("EXDEV");
     const replaced = await volume.tree.rename(await this.#folder(parent), name, await this.#folder(newParent), newName, flags);
@@ -194,6 +199,7 @@ export class Filesystem implements Vfs {
   // ---- files ----
 
   async create(caller: Caller, parent: number, name: Name, mode: number, flags: number): Promise<{ attr: Attr; opened: Opened }> {
+    requireNewName(name);
     const volume = this.#volumeFor(parent);
     const dir = await this.#folder(parent);
     try {
@@ -400,6 +406,11 @@ export class Filesystem implements Vfs {
   async removexattr(_caller: Caller, ino: number, name: Name): Promise<void> {
     await removeXattr(this.#volumeFor(ino).namespace, await this.#get(ino), name);
   }
+}
+
+/** Throws EINVAL for a name that stands for an entry that can't be read. */
+function requireNewName(name: Name): void {
+  if (hashOfStandIn(name) !== null) throw new FsError("EINVAL");
 }
 
 function targetOf(inode: Inode): Name {

@@ -46,13 +46,14 @@ export function putEntry(words: Uint32Array, at: number, attr: Attr | null, sett
     return;
   }
   storeU64(words, at + fuse_entry_out.nodeid, attr.ino);
-  let { attrTimeout } = settings;
+  let { attrTimeout, entryTimeout } = settings;
+  if (attr.isDamaged === true) attrTimeout = entryTimeout = NO_TIME;
   if (settings.nodes.hasMoved(attr.ino)) {
     const high = (at + fuse_entry_out.nodeid + 4) >>> 2;
     words[high] = (words[high] ?? 0) + editionBits(settings.nodes.edition(attr.ino));
     attrTimeout = NO_TIME;
   }
-  putTimeouts(words, at, settings.entryTimeout, attrTimeout);
+  putTimeouts(words, at, entryTimeout, attrTimeout);
   putAttr(words, at + fuse_entry_out.attr, attr, settings.owner);
 }
 
@@ -105,7 +106,7 @@ export class Replies implements Disposable {
 
   attr(req: Pointer, attr: Attr): number {
     const { nodes, owner } = this.settings;
-    const attrTimeout = nodes.hasMoved(attr.ino) ? NO_TIME : this.settings.attrTimeout;
+    const attrTimeout = attr.isDamaged === true || nodes.hasMoved(attr.ino) ? NO_TIME : this.settings.attrTimeout;
     putU64(this.#view, fuse_attr_out.attr_valid, attrTimeout.sec);
     this.#view.setUint32(fuse_attr_out.attr_valid_nsec, attrTimeout.nsec, true);
     this.#view.setUint32(fuse_attr_out.attr_valid_nsec + 4, 0, true);

@@ -120,6 +120,8 @@ export class StorageNode implements NodeServices {
     const lanes = new Lanes();
     const engine = new SqliteEngine(folder.tenants, {
       lane: (tenant) => lanes.lane(tenant),
+      onDamaged: (tenant, namespace, record) =>
+        options.logger.error({ tenant, namespace, record }, "a record fails its checksum: what it says is lost, and clients are told so"),
       openShardsMax: options.descriptors?.shards,
       onFirstOpen: (tenant, namespace, shard, recoveredSeq) => {
         database.recordRecovered(tenant, namespace, recoveredSeq);

@@ -6,10 +6,11 @@ import { BLOCK_BYTES, CHUNK_MAX_BYTES } from "../../protocol/limits.ts";
 import type { DirtyLayer } from "../inodes/file-content.ts";
 import type { Inode } from "../inodes/inode.ts";
 import { Segment, type Source } from "../inodes/segment.ts";
+import { FsError } from "../posix/errno.ts";
 import { REGION_BYTES } from "../posix/offsets.ts";
 import type { InlineSource } from "../records/composition.ts";
 import type { Extent, ExtentMap } from "../records/extent-map.ts";
-import { type BlockWant, blockKey, type ContentStore } from "./content-store.ts";
+import { type BlockWant, type BroughtBlocks, blockKey, type ContentStore } from "./content-store.ts";
 
 /** More extents than this in one region are too many: a file written page by page in random order has 16,384. */
 const REGION_EXTENTS_MAX = 20_000;
@@ -23,6 +24,7 @@ const HOLE_MIN_BYTES = 4096;
 const ZEROS: InlineSource = { kind: "inline", data: new Uint8Array(HOLE_MIN_BYTES) };
 /** Blocks that are fetched at a time: each fragment may be in another one. */
 const BLOCKS_AT_ONCE = 64;
+const BRING_TRIES_MAX = 8;
 
 /** Puts runs into the frozen layer in place of fragments, where a region would have too many extents. Its regions must be known. */
 export async function compactFragments(store: ContentStore, inode: Inode, frozen: DirtyLayer): Promise<void> {
@@ -64,7 +66,7 @@ async function rewrite(
     const wants: BlockWant[] = [];
     let to = from;
     for (; to < pieces.length && wants.length < BLOCKS_AT_ONCE; to++) wants.push(...blocksOf(pieces[to] as Extent<Source>));
-    const brought = await store.bring(wants, false);
+    const brought = await bringAll(store, wants);
     for (const piece of pieces.slice(from, to)) {
       const at = segment.length;
       for (const part of bytesOf(store, piece, brought.cells)) segment.append(part);
@@ -76,6 +78,16 @@ async function rewrite(
   }
   // At once: the windows of a region together may be larger than L1.
   await store.upload(segment);
+}
+
+/** What another reader was fetching may be missing at first: it is there, or is fetched, the next time. */
+async function bringAll(store: ContentStore, wants: readonly BlockWant[]): Promise<BroughtBlocks> {
+  for (let tries = 0; tries < BRING_TRIES_MAX; tries++) {
+    const brought = await store.bring(wants, false);
+    if (wants.every(({ source, block }) => brought.cells.has(blockKey(source, block)))) return brought;
+    brought.release();
+  }
+  throw new FsError("EIO", "blocks to be written together kept being evicted");
 }
 
 /** The chunk that a piece stands in, if it is one. */

@@ -2,6 +2,7 @@
 import { inodeKey } from "../../protocol/record-keys.ts";
 import { FsError } from "../posix/errno.ts";
 import { encodeInode, type InodeAttributes } from "../records/inode-record.ts";
+import { DamageError } from "../shard/damage.ts";
 import type { Change, PlainPut } from "../shard/shard.ts";
 import type { Inode } from "./inode.ts";
 import type { Namespace } from "./namespace.ts";
@@ -23,7 +24,9 @@ export function inodePut(number: number, attributes: InodeAttributes): PlainPut 
 
 /** The check that an inode's record is the one that this client knows. */
 export function unchanged(inode: Inode): Change["checks"][number] {
-  return { kind: "version", key: inodeKey(inode.number), version: inode.version };
+  const key = inodeKey(inode.number);
+  if (inode.damagedVersion === 0) return { kind: "absent", key };
+  return { kind: "version", key, version: inode.damagedVersion ?? inode.version };
 }
 
 /**
@@ -34,6 +37,7 @@ export async function changeInode(namespace: Namespace, inode: Inode, build: () 
   for (let tries = 0; tries < CONFLICTS_MAX; tries++) {
     // The version that the change is built from: build() may wait, and another mount's change arrive meanwhile.
     const basis = unchanged(inode);
+    if (inode.isDamaged) throw new DamageError(`inode ${inode.ino}`);
     const { attributes, puts = [], ...rest } = await build();
     const result = await namespace.shard.commit({
       ...rest,

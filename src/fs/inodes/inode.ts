@@ -41,6 +41,9 @@ export class Inode implements Attr {
   leased = false;
   /** performance.now() when it was last known to be current. */
   fetchedAtMs: number;
+  /** Version of its record when that can't be read (0: there is none); null: it can. `stored` is then what was known before, or stands in. */
+  damagedVersion: number | null = null;
+  goesWithIt: LoadedInode["goesWithIt"] = null;
   /** Known to have changed elsewhere since: it is of no use, even where nobody can be asked. */
   isOutdated = false;
   /** Open handles. */
@@ -79,14 +82,21 @@ export class Inode implements Attr {
     this.leased = loaded.leased;
     this.fetchedAtMs = nowMs;
     this.#memory = memory;
+    if (loaded.isDamaged) this.#absorbDamage(loaded);
     if (loaded.region0 !== null) this.content.adoptStored(0, loaded.region0);
   }
 
   /** Takes over a newer answer. Content that was cached from an older generation goes. */
   absorb(loaded: LoadedInode, nowMs: number): void {
-    if (loaded.version < this.version) return;
-    if (loaded.version > this.version) {
-      if (loaded.attributes.generation !== this.stored.generation) this.#content?.forgetStored();
+    if (loaded.isDamaged) {
+      this.#absorbDamage(loaded);
+      return;
+    }
+    const wasDamaged = this.damagedVersion !== null;
+    this.damagedVersion = null;
+    if (loaded.version < this.version && !wasDamaged) return;
+    if (loaded.version !== this.version || wasDamaged) {
+      if (wasDamaged || loaded.attributes.generation !== this.stored.generation) this.#content?.forgetStored();
       this.version = loaded.version;
       this.stored = loaded.attributes;
       this.xattrs = null;
@@ -96,6 +106,21 @@ export class Inode implements Attr {
     this.leased = loaded.leased;
     this.fetchedAtMs = nowMs;
     this.isOutdated = false;
+  }
+
+  /** Nobody may rely on it for a moment: each who wants it asks again, and finds it well as soon as it is. */
+  #absorbDamage(loaded: LoadedInode): void {
+    if (this.damagedVersion !== null) this.stored = loaded.attributes;
+    this.damagedVersion = loaded.version;
+    this.goesWithIt = loaded.goesWithIt ?? null;
+    this.absorbCounters(loaded.counters);
+    this.leased = false;
+    this.fetchedAtMs = Number.NEGATIVE_INFINITY;
+  }
+
+  /** Its attributes can't be read. */
+  get isDamaged(): boolean {
+    return this.damagedVersion !== null;
   }
 
   absorbCounters(counters: Counters | null): void {

@@ -12,7 +12,9 @@ import { INO_MAX, ROOT_INO } from "../../protocol/limits.ts";
 import type { InodeWant } from "../../protocol/messages.ts";
 import { FsError } from "../posix/errno.ts";
 import type { KernelCache, MaybePromise, Name } from "../posix/vfs.ts";
+import { FileType } from "../records/inode-record.ts";
 import { askOrRemember } from "../shard/ask-or-remember.ts";
+import { DamageError, isStandInNumber, standInAttributes } from "../shard/damage.ts";
 import { InodeNumbers } from "../shard/inode-numbers.ts";
 import type { NodeCalls } from "../shard/node-calls.ts";
 import type { LoadedEntry, LoadedInode, Shard } from "../shard/shard.ts";
@@ -179,15 +181,27 @@ export class Namespace {
   }
 
   async #fetch(number: number): Promise<Inode> {
-    const loaded = await this.shard.inode(number, this.wants);
-    if (loaded !== null && number === ROOT_INO && loaded.attributes.fileId !== this.shard.rootFileId) {
+    if (isStandInNumber(number)) throw new DamageError(`inode ${number}`);
+    const known = this.#inodes.get(number);
+    const isRoot = number === ROOT_INO;
+    const loaded = await this.shard.inode(number, this.wants, {
+      type: isRoot ? FileType.DIRECTORY : (known?.type ?? FileType.REGULAR),
+      parent: known?.stored.parent ?? 0,
+      fileId: isRoot ? this.shard.rootFileId : (known?.fileId ?? ""),
+    });
+    if (loaded !== null && isRoot && loaded.attributes.fileId !== this.shard.rootFileId) {
       throw this.shard.mistrust(number, "not the root folder");
     }
     if (loaded === null) {
+      // Known to be missing behind a name that is there.
+      if (this.#inodes.get(number)?.damagedVersion === 0) throw new DamageError(`inode ${number}`);
       this.drop(number);
       throw new FsError("ESTALE");
     }
-    return this.absorb(loaded);
+    const inode = this.absorb(loaded);
+    // A folder can be entered without its attributes, anything else is nothing without them.
+    if (inode.isDamaged && !inode.isDirectory) throw new DamageError(`inode ${number}`);
+    return inode;
   }
 
   /** Takes over an inode from an answer. */
@@ -262,8 +276,8 @@ export class Namespace {
     const inode = this.#getNamed(entry);
     if (inode instanceof Inode) return inode;
     return inode.catch((error) => {
-      // The name may lead elsewhere by now.
-      if (!(error instanceof FsError && error.code === "ESTALE")) throw error;
+      // The name may lead elsewhere by now; what is damaged can still be found, to be removed.
+      if (!(error instanceof DamageError) && !(error instanceof FsError && error.code === "ESTALE")) throw error;
       dir.folder.forgetName(name);
       return this.#lookupMissing(dir, name);
     });
@@ -303,7 +317,13 @@ export class Namespace {
       listAhead(this, dir);
       await listed;
       const entry = folder.find(name);
-      if (entry !== undefined) return entry.number === 0 ? null : await this.#getNamed(entry);
+      if (entry?.number === 0) return null;
+      try {
+        if (entry !== undefined) return await this.#getNamed(entry);
+      } catch (error) {
+        // It is found all the same, to be removed.
+        if (!(error instanceof DamageError)) throw error;
+      }
     }
     return (await this.lookupNow(dir, name))?.inode ?? null;
   }
@@ -314,14 +334,27 @@ export class Namespace {
     const askedAt = folder.changes;
     const { entry, parentLeased } = await this.shard.lookup(dir, name, this.wants);
     const current = this.#leaseFolder(folder, parentLeased, askedAt);
-    if (entry === null || entry.inode === null) {
+    const loaded = entry === null ? null : this.#inodeOf(dir, entry);
+    if (entry === null || loaded === null) {
       folder.learn(name, null, current);
       return null;
     }
-    folder.learn(name, entry.dentry, current);
-    const inode = this.absorb(entry.inode);
+    if (!entry.dentry.isDamaged) folder.learn(name, entry.dentry, current);
+    const inode = this.absorb(loaded);
     inode.foundIn = dir;
     return { entry: entry.dentry, inode };
+  }
+
+  /** The inode of an entry as it was answered; where there is none, or it can't be read, what stands for it. */
+  #inodeOf(dir: Inode, { dentry, inode }: LoadedEntry): LoadedInode | null {
+    if (inode !== null && !inode.isDamaged) return inode;
+    // A snapshot names files that are gone by now.
+    if (inode === null && this.isStaged(dir)) return null;
+    const { number, type, fileId } = dentry;
+    const known = inode?.attributes ?? standInAttributes({ type, parent: dir.number, fileId });
+    const attributes = { ...known, uid: dir.uid, gid: dir.gid };
+    const missing = { number, version: 0, counters: null, region0: null, leased: false };
+    return { ...(inode ?? missing), isDamaged: true, attributes };
   }
 
   /** Entries learned before the lease may have changed since: they go. Returns the `askedAt` for what came with the lease. */
@@ -362,6 +395,7 @@ export class Namespace {
     let askedAt = folder.changes;
     let bumps = -1;
     let total = 0;
+    let isWhole = true;
     for (let after = new Uint8Array(), more = true; more; ) {
       const page = await this.listPage(dir, after, withData);
       if (bumps === -1) {
@@ -370,11 +404,15 @@ export class Namespace {
       }
       total += page.entries.length;
       if (askedAt !== folder.changes || bumps !== page.counters.bumps || total > FOLDER_ENTRIES_MAX) return;
-      for (const { dentry } of page.entries) folder.learn(dentry.name, dentry, askedAt);
+      for (const { dentry } of page.entries) {
+        if (dentry.isDamaged) isWhole = false;
+        else folder.learn(dentry.name, dentry, askedAt);
+      }
       if (askedAt !== folder.changes) return;
       ({ lastHash: after, more } = page);
     }
-    folder.markComplete(bumps);
+    // What is damaged is asked for each time, as it may be well again.
+    if (isWhole) folder.markComplete(bumps);
     this.#inodes.trimFolders(dir);
   }
 
@@ -393,7 +431,10 @@ export class Namespace {
     const want = { lease: true, region0MaxBytes: withData ? REGION0_WANTED_BYTES : 0 };
     const page = await this.shard.list(dir, after, { limit: LIST_PAGE_ENTRIES, inodes: true, want });
     const nowMs = performance.now();
-    for (const { inode } of page.entries) if (inode !== null) this.absorb(inode, nowMs).foundIn = dir;
+    for (const entry of page.entries) {
+      const loaded = this.#inodeOf(dir, entry);
+      if (loaded !== null) this.absorb(loaded, nowMs).foundIn = dir;
+    }
     dir.absorbCounters(page.counters);
     dir.folder.seen(page.counters);
     return { ...page, lastHash: new Uint8Array(page.lastHash) };

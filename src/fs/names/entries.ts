@@ -1,7 +1,7 @@
 /** Names and what they lead to: finding them, checking that they still hold, and taking one away. Shared by the operations on the tree. */
 import { sumHashes } from "../../crypto/file-id.ts";
 import type { Bump, Check } from "../../protocol/messages.ts";
-import { dentryKey, inodePrefix, orphanKey } from "../../protocol/record-keys.ts";
+import { dentryKey, inodeKey, inodePrefix, orphanKey } from "../../protocol/record-keys.ts";
 import type { FolderEntry } from "../inodes/folder.ts";
 import type { Inode } from "../inodes/inode.ts";
 import { inodePut, unchanged } from "../inodes/inode-change.ts";
@@ -10,6 +10,7 @@ import type { Timestamp } from "../posix/clock.ts";
 import { FsError } from "../posix/errno.ts";
 import type { Name } from "../posix/vfs.ts";
 import { encodeDentry, type InodeAttributes } from "../records/inode-record.ts";
+import { DamageError } from "../shard/damage.ts";
 import { type Change, cookieOf, type FileRef, hashText, type PlainPut } from "../shard/shard.ts";
 
 /** An entry with what it leads to. */
@@ -57,6 +58,7 @@ export class Entries {
       await this.namespace.fetch(inode.number);
       return true;
     } catch (error) {
+      if (error instanceof DamageError) return true;
       if (error instanceof FsError && error.code === "ESTALE") return false;
       throw error;
     }
@@ -88,6 +90,16 @@ export class Entries {
    */
   dropLink(inode: Inode, name: Uint8Array, time: Timestamp, change: FullChange): (seq: number) => void {
     change.checks.push(unchanged(inode));
+    if (inode.isDamaged) {
+      // How many names it has is not known, and none of them leads to anything: what is left of it goes with the first.
+      const { number, goesWithIt } = inode;
+      if (goesWithIt != null) change.checks.push({ kind: "version", key: inodeKey(goesWithIt.number), version: goesWithIt.version });
+      change.deletePrefixes.push(inodePrefix(goesWithIt?.number ?? number));
+      return () => {
+        this.namespace.drop(number);
+        if (goesWithIt != null) this.namespace.drop(goesWithIt.number);
+      };
+    }
     // Its last name was removed while this waited for the lock: the name that was found is old, and the node says so.
     if (inode.stored.nlink === 0) return () => undefined;
     const attributes = withChange(inode.stored, time);

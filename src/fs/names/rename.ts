@@ -7,6 +7,7 @@ import { CONFLICTS_MAX, inodePut, unchanged } from "../inodes/inode-change.ts";
 import { now } from "../posix/clock.ts";
 import { FsError } from "../posix/errno.ts";
 import { type Name, RenameFlag } from "../posix/vfs.ts";
+import { DamageError } from "../shard/damage.ts";
 import { hashText } from "../shard/shard.ts";
 import { bump, conflict, dentryPut, type Entries, emptyChange, entryOf, type Found, type FullChange, withChange } from "./entries.ts";
 
@@ -27,6 +28,9 @@ export class Renamer {
       const source = await this.#entries.find(from, name);
       const target = await this.#entries.findMaybe(to, newName);
       if (target === null && exchange) throw new FsError("ENOENT");
+      // Moving writes the attributes anew; those that stand for lost ones must not become real.
+      for (const moved of exchange ? [source, target] : [source])
+        if (moved?.inode.isDamaged) throw new DamageError(`inode ${moved.inode.ino}`);
       if (target !== null && (flags & RenameFlag.NOREPLACE) !== 0) throw new FsError("EEXIST");
       if (target?.inode === source.inode) {
         if (await this.#areBoth(from, name, to, newName, source.inode)) return null;
@@ -156,6 +160,7 @@ export class Renamer {
     let at = dir;
     for (let depth = 0; depth < DEPTH_MAX; depth++) {
       if (at === moved) throw new FsError("EINVAL");
+      if (at.isDamaged) throw new DamageError(`inode ${at.ino}`);
       if (at.stored.parent === 0 || at.stored.parent === at.number) return;
       checks.push(unchanged(at));
       at = await this.#entries.namespace.get(at.stored.parent);

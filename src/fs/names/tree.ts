@@ -102,7 +102,7 @@ export class Tree {
     dir.folder.apply(name, { number, fileId, type, version: result.seq, cookie: cookieOf(hash) });
     const leased = result.leased.length > 0;
     const counters = isFolder ? { links: 0, entries: 0, mtimeSec: 0, mtimeNsec: 0, bumps: 0 } : null;
-    const inode = this.#namespace.adopt({ number, version: result.seq, attributes, counters, region0: null, leased });
+    const inode = this.#namespace.adopt({ number, version: result.seq, isDamaged: false, attributes, counters, region0: null, leased });
     if (isFolder) {
       const { folder } = inode;
       folder.isLeased = leased;
@@ -189,7 +189,7 @@ export class Tree {
         checks: [
           { kind: "empty", prefix: dentryPrefix(inode.number) },
           this.#entries.entryIs(dir, name, found.entry),
-          { kind: "present", key: inodeKey(inode.number) },
+          inode.isDamaged ? unchanged(inode) : { kind: "present", key: inodeKey(inode.number) },
         ],
         deletes: [this.#entries.dentryKey(dir, name)],
         deletePrefixes: [inodePrefix(inode.number)],

@@ -59,6 +59,8 @@ export interface Attr {
   readonly mtimeNsec: number;
   readonly ctimeSec: number;
   readonly ctimeNsec: number;
+  /** What is said here stands for attributes that can't be read: it holds for no time. */
+  readonly isDamaged?: boolean;
 }
 
 /** What to change in setattr; an absent field stays. "now" takes the client's clock. */

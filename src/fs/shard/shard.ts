@@ -5,7 +5,6 @@
  */
 import type { ChunkRef } from "../../crypto/chunk-seal.ts";
 import type { FileId } from "../../crypto/file-id.ts";
-import { IntegrityError } from "../../crypto/integrity-error.ts";
 import { nameHash, xattrNameHash } from "../../crypto/name-hash.ts";
 import type { NamespaceKeys } from "../../crypto/namespace-keys.ts";
 import { carriedFileId, openRecord, sealRecord } from "../../crypto/record-seal.ts";
@@ -19,7 +18,17 @@ import { FsError } from "../posix/errno.ts";
 import type { Name } from "../posix/vfs.ts";
 import { decodeRegion, type StoredMap } from "../records/composition.ts";
 import { ExtentMap } from "../records/extent-map.ts";
-import { decodeDentry, decodeInode, FileType, type InodeAttributes, RecordFormatError, regionFits } from "../records/inode-record.ts";
+import { decodeDentry, decodeInode, FileType, type InodeAttributes, regionFits } from "../records/inode-record.ts";
+import {
+  DamageError,
+  type DamageLog,
+  DamageReport,
+  hashOfStandIn,
+  type KnownOfInode,
+  standInAttributes,
+  standInName,
+  standInNumber,
+} from "./damage.ts";
 import { type NodeCalls, toFsError } from "./node-calls.ts";
 import { RecallLog } from "./recall-log.ts";
 
@@ -61,12 +70,16 @@ export interface FileRef {
 
 /** An inode as opened from an answer. */
 export interface LoadedInode {
+  /** Its attributes can't be read: `attributes` stand in, and `version` is 0 where the inode is missing altogether. */
+  isDamaged: boolean;
   number: number;
   version: number;
   attributes: InodeAttributes;
   counters: Counters | null;
   region0: StoredRegion | null;
   leased: boolean;
+  /** This stands for an entry that can't be read: the inode that is removed with it, as it says itself that it has no other name. */
+  goesWithIt?: { readonly number: number; readonly version: number } | null;
 }
 
 /** Extended attributes of an inode; values as stored. */
@@ -82,6 +95,8 @@ export interface LoadedDentry {
   fileId: FileId;
   type: number;
   version: number;
+  /** The record can't be read: `name` stands for it (damage.ts). */
+  isDamaged: boolean;
   /** Position in the folder's order: the first 52 bits of the name hash, moved above ".", ".." and the start. */
   cookie: number;
 }
@@ -117,20 +132,22 @@ export class Shard {
   #nextId = 1;
   readonly #inFlight = new Set<number>();
   readonly #recalls = new RecallLog();
-  /** Told of each record that does not open. */
-  onDamage: ((number: number, what: string, error: Error) => void) | null = null;
+  readonly #damage: DamageReport;
   /** Sequence number of the newest delta that this client knows of, and of the newest known to survive power loss. */
   lastSeq = 0;
   durableSeq = 0;
 
-  constructor(calls: NodeCalls, keys: NamespaceKeys) {
+  /** `log` is told once of each record that can't be read. */
+  constructor(calls: NodeCalls, keys: NamespaceKeys, log: DamageLog | null = null) {
     this.#calls = calls;
     this.#keys = keys;
+    this.#damage = new DamageReport(keys.namespace, log);
     this.name = keys.namespace;
   }
 
+  /** The hash of a name; that of an entry which can't be read is in the name that stands for it. */
   nameHash(parent: number, name: Name): Uint8Array {
-    return nameHash(this.#keys, parent, name);
+    return hashOfStandIn(name) ?? nameHash(this.#keys, parent, name);
   }
 
   xattrKey(number: number, name: Name): Uint8Array {
@@ -162,11 +179,11 @@ export class Shard {
     return new FsError("EIO", message);
   }
 
-  /** The inode, whichever it is, or null when there is none. */
-  async inode(number: number, want: InodeWant): Promise<LoadedInode | null> {
+  /** The inode, whichever it is, or null when there is none. `known`: what stands in where its attributes can't be read. */
+  async inode(number: number, want: InodeWant, known: KnownOfInode): Promise<LoadedInode | null> {
     const askedAt = this.#recalls.now;
     const { answer } = await this.#call("inode", { ns: this.name, ino: number, want });
-    return this.#openInode(answer.inode, askedAt);
+    return this.#openInode(answer.inode, askedAt, known);
   }
 
   /** A name and what it leads to, in one round trip. */
@@ -179,7 +196,9 @@ export class Shard {
     const { dentry, inode } = answer;
     const parentLeased = answer.parentLeased && this.#recalls.allows(parent, askedAt);
     if (dentry === null) return { entry: null, parentLeased };
-    return { entry: this.#openEntry(dir, hash, dentry, inode, askedAt), parentLeased };
+    const entry = this.#openEntry(dir, hash, dentry, inode, askedAt);
+    // The entry behind a name that stands for a damaged one has been repaired, and has its own name again.
+    return { entry: hashOfStandIn(name) !== null && !entry.dentry.isDamaged ? null : entry, parentLeased };
   }
 
   /** Entries of a folder after a hash, in hash order. */
@@ -228,15 +247,16 @@ export class Shard {
       const { answer } = await this.#call("range", { ns: this.name, from, to, limit: XATTRS_PER_ANSWER });
       for (const { key, record } of answer.records) {
         from = Buffer.concat([key, new Uint8Array(1)]);
-        try {
-          const plaintext = Buffer.from(openRecord(this.#keys, key, record.link, file.fileId, record.value));
-          const nameLength = plaintext[0] ?? 0;
-          found.set(plaintext.toString("latin1", 1, 1 + nameLength), new Uint8Array(plaintext.subarray(1 + nameLength)));
-        } catch (error) {
-          if (!(error instanceof IntegrityError)) throw error;
+        const opened = this.#damage.attempt(`an extended attribute of inode ${file.number}`, key, () =>
+          openRecord(this.#keys, key, record.link, file.fileId, record.value),
+        );
+        if (opened === null) {
           damaged.add(Buffer.from(key).toString("hex"));
-          this.onDamage?.(file.number, "an extended attribute", error);
+          continue;
         }
+        const plaintext = Buffer.from(opened);
+        const nameLength = plaintext[0] ?? 0;
+        found.set(plaintext.toString("latin1", 1, 1 + nameLength), new Uint8Array(plaintext.subarray(1 + nameLength)));
       }
       more = answer.more && answer.records.length > 0;
     }
@@ -326,18 +346,22 @@ export class Shard {
     }
   }
 
-  /** null: there is none. @throws FsError EIO when it is damaged */
-  #openInode(bundle: InodeBundle, askedAt: number): LoadedInode | null {
+  /** null: there is none. `known` stands in where its attributes can't be read. */
+  #openInode(bundle: InodeBundle, askedAt: number, known: KnownOfInode): LoadedInode | null {
     const { ino, attr, counters, region0 } = bundle;
     if (attr === null) return null;
+    const { version } = attr;
+    const attributes = this.#damage.attempt(`the attributes of inode ${ino}`, inodeKey(ino), () => this.#openAttributes(ino, attr));
+    if (attributes === null) {
+      return { number: ino, version, isDamaged: true, attributes: standInAttributes(known), counters, region0: null, leased: false };
+    }
     const leased = bundle.leased && this.#recalls.allows(ino, askedAt);
-    const attributes = this.#opened(ino, "its attributes", () => this.#openAttributes(ino, attr));
     const file = { number: ino, fileId: attributes.fileId };
     const first = region0 && this.#openRegionOrNull(file, regionKey(ino, 0), region0);
     // Both are of one moment.
     if (first !== null && !regionFits(attributes, 0, first.generation))
       throw this.mistrust(ino, "its first extents are of another time than its attributes");
-    return { number: ino, version: attr.version, attributes, counters, region0: first, leased };
+    return { number: ino, version, isDamaged: false, attributes, counters, region0: first, leased };
   }
 
   #openAttributes(ino: number, attr: StoredRecord): InodeAttributes {
@@ -347,13 +371,36 @@ export class Shard {
 
   #openEntry(dir: FileRef, hash: Uint8Array, record: StoredRecord, bundle: InodeBundle | null, askedAt: number): LoadedEntry {
     const { number: parent } = dir;
-    const dentry = this.#opened(parent, "an entry of it", () => this.#openDentry(dir, hash, record));
-    const inode = bundle && this.#openInode(bundle, askedAt);
-    if (inode !== null && inode.attributes.fileId !== dentry.fileId)
-      throw this.mistrust(record.link, "not the file that its name was given to");
-    if (inode !== null && !this.#isNamedBy(inode, dentry, hash))
-      throw this.mistrust(record.link, `not what it is called in folder ${parent}`);
+    const key = dentryKey(parent, hash);
+    const dentry = this.#damage.attempt(`the name of an entry of folder ${parent}`, key, () => this.#openDentry(dir, hash, record));
+    if (dentry === null) return this.#standIn(parent, hash, record.version, bundle, askedAt);
+    const inode = bundle && this.#openInode(bundle, askedAt, { type: dentry.type, parent, fileId: dentry.fileId });
+    if (inode === null || inode.isDamaged) return { dentry, inode };
+    if (inode.attributes.fileId !== dentry.fileId) throw this.mistrust(record.link, "not the file that its name was given to");
+    if (!this.#isNamedBy(inode, dentry, hash)) throw this.mistrust(record.link, `not what it is called in folder ${parent}`);
     return { dentry, inode };
+  }
+
+  /** What stands for an entry that can't be read. What it led to is believed where that says itself that it has this name, and no other. */
+  #standIn(parent: number, hash: Uint8Array, version: number, bundle: InodeBundle | null, askedAt: number): LoadedEntry {
+    const nothing = { type: FileType.REGULAR, parent, fileId: "" };
+    const own = { name: standInName(hash), version, cookie: cookieOf(hash), isDamaged: true };
+    const inode = bundle && this.#openInode(bundle, askedAt, nothing);
+    let goesWithIt: LoadedInode["goesWithIt"] = null;
+    if (inode !== null && !inode.isDamaged && inode.attributes.nlink === 1 && inode.attributes.nameSum === hashText(hash)) {
+      const { number, attributes } = inode;
+      const { fileId, mode } = attributes;
+      const type = mode & FileType.MASK;
+      // What is in a folder can be reached, and saved under a new name. A file goes with its name.
+      if (type === FileType.DIRECTORY) return { dentry: { ...own, type, number, fileId }, inode };
+      goesWithIt = { number, version: inode.version };
+    }
+    const number = standInNumber(hash);
+    const rest = { counters: null, region0: null, leased: false, goesWithIt };
+    return {
+      dentry: { ...own, ...nothing, number },
+      inode: { number, version: 0, isDamaged: true, attributes: standInAttributes(nothing), ...rest },
+    };
   }
 
   /** Whether an inode says of itself what an entry says of it. Both are of one moment, unless one is of a snapshot. */
@@ -366,36 +413,23 @@ export class Shard {
   #openDentry(dir: FileRef, hash: Uint8Array, record: StoredRecord): LoadedDentry {
     const key = dentryKey(dir.number, hash);
     const { name, type, fileId } = decodeDentry(openRecord(this.#keys, key, record.link, dir.fileId, record.value));
-    return { name, type, fileId, number: record.link, version: record.version, cookie: cookieOf(hash) };
+    return { name, type, fileId, number: record.link, version: record.version, isDamaged: false, cookie: cookieOf(hash) };
   }
 
+  /** @throws FsError EIO */
   #openRegion(file: FileRef, key: Uint8Array, record: StoredRecord | null): StoredRegion {
-    if (record === null) return { version: 0, generation: 0, map: new ExtentMap() };
-    const opened = this.#opened(file.number, `its extents from region ${regionOfKey(key)}`, () =>
-      decodeRegion(openRecord(this.#keys, key, record.link, file.fileId, record.value)),
-    );
-    return { version: record.version, ...opened };
+    const region = this.#openRegionOrNull(file, key, record);
+    if (region === null) throw new DamageError(`region ${regionOfKey(key)} of inode ${file.number}`);
+    return region;
   }
 
   /** null: it can't be opened; who needs it asks for it alone, and is told. */
   #openRegionOrNull(file: FileRef, key: Uint8Array, record: StoredRecord | null): StoredRegion | null {
-    try {
-      return this.#openRegion(file, key, record);
-    } catch (error) {
-      if (error instanceof FsError) return null;
-      throw error;
-    }
-  }
-
-  /** What `open` returns; a record that does not open is said in the log. @throws FsError EIO */
-  #opened<T>(number: number, what: string, open: () => T): T {
-    try {
-      return open();
-    } catch (error) {
-      if (!(error instanceof IntegrityError || error instanceof RecordFormatError)) throw error;
-      this.onDamage?.(number, what, error);
-      throw new FsError("EIO", `inode ${number} of ${this.name}: ${what}: ${error.message}`, { cause: error });
-    }
+    if (record === null) return { version: 0, generation: 0, map: new ExtentMap() };
+    const opened = this.#damage.attempt(`region ${regionOfKey(key)} of inode ${file.number}`, key, () =>
+      decodeRegion(openRecord(this.#keys, key, record.link, file.fileId, record.value)),
+    );
+    return opened === null ? null : { version: record.version, ...opened };
   }
 }
 

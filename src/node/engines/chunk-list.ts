@@ -43,3 +43,13 @@ export function decodeChunkList(blob: Uint8Array | null): Set<string> {
   for (let offset = 0; offset < end; offset += CHUNK_ID_BYTES) names.add(bytes.toString("latin1", offset, offset + CHUNK_ID_BYTES));
   return names;
 }
+
+/** The same; a list that is damaged names nothing: its record can be replaced and removed, and its chunks stay counted, which is the safe side. */
+export function readableChunks(blob: Uint8Array | null): Set<string> {
+  try {
+    return decodeChunkList(blob);
+  } catch (error) {
+    if (error instanceof NodeError && error.code === "damaged") return new Set();
+    throw error;
+  }
+}

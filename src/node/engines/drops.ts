@@ -6,7 +6,7 @@
  * Only region records (a file's extents) are deleted so: no others refer to chunks.
  */
 import { isRegionKey, prefixEnd } from "../../protocol/record-keys.ts";
-import { chunkIdOf, decodeChunkList } from "./chunk-list.ts";
+import { chunkIdOf, readableChunks } from "./chunk-list.ts";
 import type { DropRow, Statements } from "./sqlite-database.ts";
 
 /** References counted down within a delta; what has more is noted. */
@@ -99,15 +99,6 @@ export class Drops {
     }
     this.#sql.remove.run(row.key);
     if (done > 0) this.#sql.setDropDone.run(0, prefix);
-  }
-}
-
-/** Of a list that the disk has damaged, none: its chunks stay. `kiseki serve --verify` names them. */
-function readableChunks(list: Uint8Array | null): Set<string> {
-  try {
-    return decodeChunkList(list);
-  } catch {
-    return new Set();
   }
 }
 

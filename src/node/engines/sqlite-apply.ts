@@ -3,7 +3,7 @@ import { NodeError } from "../../protocol/errors.ts";
 import type { Check, Counters, Delta } from "../../protocol/messages.ts";
 import { INODE_SUB_ATTR, inodeOfKey, isRegionKey, KEY_KIND_INODE, prefixEnd, regionPrefix } from "../../protocol/record-keys.ts";
 import type { AppliedDeltas } from "./applied-deltas.ts";
-import { chunkIdOf, chunkName, decodeChunkList, encodeChunkList } from "./chunk-list.ts";
+import { chunkIdOf, chunkName, encodeChunkList, readableChunks } from "./chunk-list.ts";
 import { DROP_AT_ONCE_MAX, type Drops } from "./drops.ts";
 import type { CommitOutcome, NewChunks } from "./engine.ts";
 import type { DeltaEffects, JournalEntry } from "./journal-entry.ts";
@@ -208,7 +208,7 @@ export class DeltaApplier {
   }
 
   #moveRefs(oldList: Uint8Array | null, newChunks: readonly Uint8Array[], timeMs: number): void {
-    const gone = decodeChunkList(oldList);
+    const gone = readableChunks(oldList);
     for (const id of newChunks) {
       if (!gone.delete(chunkName(id))) this.#sql.addRef.run(id);
     }
@@ -220,7 +220,7 @@ export function newChunksOf(sql: Statements, drops: Drops, puts: Delta["puts"]):
   const added = new Map<string, Uint8Array>();
   for (const put of puts) {
     if (put.chunks.length === 0) continue;
-    const old = decodeChunkList(drops.has(put.key) ? null : (sql.chunks.get(put.key)?.chunks ?? null));
+    const old = readableChunks(drops.has(put.key) ? null : (sql.chunks.get(put.key)?.chunks ?? null));
     for (const id of put.chunks) {
       const name = chunkName(id);
       if (!old.has(name)) added.set(name, id);

@@ -1,7 +1,6 @@
 /** Reads of a shard. Synchronous: what they return is the state of one moment, and a point read costs 2 us. */
-import { NodeError } from "../../protocol/errors.ts";
 import type { Counters, InodeBundle, ListEntry, StoredRecord } from "../../protocol/messages.ts";
-import { dentryKey, dentryPrefix, inodeKey, NAME_HASH_BYTES, prefixEnd, regionKey } from "../../protocol/record-keys.ts";
+import { dentryKey, dentryPrefix, inodeKey, inodeOfKey, NAME_HASH_BYTES, prefixEnd, regionKey } from "../../protocol/record-keys.ts";
 import type { Drops } from "./drops.ts";
 import type { RangeAnswer } from "./engine.ts";
 import { type KeyedRecordRow, type RecordRow, recordCrc, type Statements } from "./sqlite-database.ts";
@@ -18,12 +17,10 @@ function hex(bytes: Uint8Array): string {
   return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString("hex");
 }
 
-function toRecord(key: Uint8Array, row: RecordRow): StoredRecord {
-  if (recordCrc(key, row.version, row.link, row.value) !== row.crc) {
-    throw new NodeError("damaged", `record ${hex(key)} fails its checksum`);
-  }
-  return { version: row.version, link: row.link, value: row.value };
-}
+/** The value of a record that fails its checksum: no sealed record is so short, so a client takes it for damaged, and only it. */
+const DAMAGED_VALUE = new Uint8Array();
+/** Damaged records that are remembered as told of; beyond it all may be told again. */
+const TOLD_MAX = 4_096;
 
 function incremented(key: Uint8Array): Uint8Array {
   const next = new Uint8Array(key.length + 1);
@@ -36,15 +33,32 @@ export class ShardReads {
 
   readonly #drops: Drops;
 
-  constructor(sql: Statements, drops: Drops) {
+  readonly #onDamaged: (record: string) => void;
+  readonly #told = new Set<string>();
+
+  /** `onDamaged` is told of each record that fails its checksum, once: key (hexadecimal) and inode. */
+  constructor(sql: Statements, drops: Drops, onDamaged: (record: string) => void = () => {}) {
     this.#sql = sql;
     this.#drops = drops;
+    this.#onDamaged = onDamaged;
+  }
+
+  #record(key: Uint8Array, row: RecordRow): StoredRecord {
+    const { version, link, value } = row;
+    if (recordCrc(key, version, link, value) === row.crc) return { version, link, value };
+    const name = `${hex(key)} (inode ${inodeOfKey(key)})`;
+    if (!this.#told.has(name)) {
+      if (this.#told.size >= TOLD_MAX) this.#told.clear();
+      this.#told.add(name);
+      this.#onDamaged(name);
+    }
+    return { version, link, value: DAMAGED_VALUE };
   }
 
   record(key: Uint8Array): StoredRecord | null {
     if (this.#drops.has(key)) return null;
     const row = this.#sql.get.get(key);
-    return row === null ? null : toRecord(key, row);
+    return row === null ? null : this.#record(key, row);
   }
 
   counters(ino: number): Counters | null {
@@ -62,7 +76,7 @@ export class ShardReads {
         if (this.#drops.has(row.key)) continue;
         // The first record always goes out, or a reader would never get past a large one.
         if (records.length === limit || (records.length > 0 && bytes >= maxBytes)) return { records, more: true };
-        records.push({ key: row.key, record: toRecord(row.key, row) });
+        records.push({ key: row.key, record: this.#record(row.key, row) });
         bytes += row.key.length + row.value.length + RECORD_OVERHEAD_BYTES;
       }
       const last = rows.at(-1);

@@ -75,11 +75,11 @@ export class SqliteShard implements Shard {
   #closed = false;
 
   /** `lane`: whose turns its deltas wait for. @throws NodeError */
-  constructor(path: string, lane: Lane | null = null) {
+  constructor(path: string, lane: Lane | null = null, onDamaged?: (record: string) => void) {
     this.#lane = lane;
     this.#writer = new ShardWriter(path, (work) => (lane === null ? work() : lane.run(work)));
     this.#recoveredSeq = this.#writer.lastSeq;
-    this.#reads = new ShardReads(this.#writer.sql, this.#writer.drops);
+    this.#reads = new ShardReads(this.#writer.sql, this.#writer.drops, onDamaged);
     // What is left of the last run may have been granted.
     this.#inoNext = Math.max(ROOT_INO + 1, this.#writer.meta("inoReserved"));
     this.#inoReserved = this.#inoNext;

@@ -32,6 +32,8 @@ export interface SqliteEngineOptions {
   readonly openShardsMax?: number | undefined;
   /** In which a tenant's deltas are applied; without it they are at once. */
   readonly lane?: (tenant: string) => Lane;
+  /** Told once of each record that fails its checksum when it is read. */
+  readonly onDamaged?: (tenant: string, namespace: string, record: string) => void;
   /** A shard was opened for the first time in this run. */
   readonly onFirstOpen?: (tenant: string, namespace: string, shard: Shard, recoveredSeq: number) => void;
 }
@@ -85,7 +87,7 @@ export class SqliteEngine implements MetadataEngine {
     const file = join(folder, SHARD_FILE);
     const shard = new LazyShard(
       this.#openShards,
-      () => new SqliteShard(file, this.#options.lane?.(tenant)),
+      () => new SqliteShard(file, this.#options.lane?.(tenant), (record) => this.#options.onDamaged?.(tenant, namespace, record)),
       (opened, recoveredSeq) => this.#options.onFirstOpen?.(tenant, namespace, opened, recoveredSeq),
       this.#options.lane?.(tenant),
     );
