@@ -17,7 +17,13 @@ export function controlledCaches(client: Client): ControlledCaches {
     policy: () => ({ ...policy }),
     datasets: () => staging?.datasets() ?? [],
     wipes: lifecycle.wipes,
-    node: () => ({ lies: node.lies, connected: node.connected, lostSince: node.lostSince?.toISOString() ?? null, refusal: node.refusal }),
+    node: () => ({
+      lies: node.lies,
+      connected: node.connected,
+      lostSince: node.lostSince?.toISOString() ?? null,
+      refusal: node.refusal,
+      credentialsExpire: client.credentialsExpire.toISOString(),
+    }),
   };
   return {
     mode: settings.cacheMode,

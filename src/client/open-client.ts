@@ -26,6 +26,7 @@ import { defaultWorkerCount, TransferPool } from "../transfer/transfer-pool.ts";
 import { NodeClient } from "../transport/node-client.ts";
 import type { NodeClientOptions } from "../transport/node-client-options.ts";
 import { VERSION } from "../version.ts";
+import { certificateEnd, watchExpiry } from "./certificate-end.ts";
 import type { MountJob } from "./mount-job.ts";
 import { requireOneStore } from "./one-store.ts";
 import { adoptedPoolPath, closePool, destroyPool, openPool, type PoolUser } from "./open-pool.ts";
@@ -48,6 +49,7 @@ export interface ClientHooks {
 export interface Client {
   readonly sessionId: Uint8Array;
   readonly node: NodeClient;
+  readonly credentialsExpire: Date;
   /** What namespaces ask: the node, behind what is staged. */
   readonly calls: AnyCalls;
   readonly keys: KeyRing;
@@ -87,7 +89,7 @@ export async function openClient(job: ClientJob, user: PoolUser, hooks: ClientHo
   const adopted = adoptedPoolPath(job);
   const knownStore = adopted === null ? null : readKnownStore(adopted);
   const node = new NodeClient({ ...link, role: "meta", logger: log, ...hooks, knownStore, onRevoked: () => lifecycle?.revoke() });
-  const cleanups: (() => Promise<void> | void)[] = [() => node.close()];
+  const cleanups: (() => Promise<void> | void)[] = [() => node.close(), watchExpiry(credentials, log)];
   const close = async (): Promise<void> => {
     const failures: unknown[] = [];
     // Each gets its turn: whatever fails, the pool is wiped, and the keys are.
@@ -164,7 +166,9 @@ export async function openClient(job: ClientJob, user: PoolUser, hooks: ClientHo
     const owner = { uid: process.geteuid?.() ?? 0, gid: process.getegid?.() ?? 0 };
     const calls = staging?.calls ?? node;
     const { policy } = opened;
-    return { sessionId, node, calls, keys, policy, settings, arena, transfer, store, pool, disk, staging, owner, lifecycle, close };
+    const credentialsExpire = certificateEnd(credentials.cert);
+    const parts = { node, calls, keys, policy, settings, arena, transfer, store, pool, disk, staging, lifecycle };
+    return { sessionId, credentialsExpire, owner, close, ...parts };
   } catch (error) {
     await close();
     throw error;

@@ -2,15 +2,13 @@ import { afterEach, beforeEach, describe, expect, test } from "bun:test";
 import { chmodSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { issueTenant, makeCa } from "../pki/certificates.ts";
 import { CredentialsError, makeCredentials, readCredentialsFile, writeCredentialsFile } from "./credentials.ts";
 
-const identity = {
-  cluster: "c1.example",
-  tenant: "acme",
-  ca: "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
-  cert: "-----BEGIN CERTIFICATE-----\nBBBB\n-----END CERTIFICATE-----\n",
-  key: "-----BEGIN PRIVATE KEY-----\nCCCC\n-----END PRIVATE KEY-----\n",
-};
+const cluster = "c1.example";
+const ca = await makeCa(cluster);
+const identityOf = async (tenant: string) => ({ cluster, tenant, ca: ca.cert, ...(await issueTenant(ca, cluster, tenant, 10)) });
+const identity = await identityOf("acme");
 const neverAsked = () => Promise.reject(new Error("asked for a passphrase"));
 
 let folder: string;
@@ -65,7 +63,7 @@ describe("with a passphrase", () => {
 
   test("a KEK moved into another tenant's file does not open", async () => {
     const file = await makeCredentials(identity, "p");
-    await writeCredentialsFile(path, { ...file, tenant: "other" });
+    await writeCredentialsFile(path, { ...file, ...(await identityOf("other")) });
     expect(await failure(readCredentialsFile(path, async () => "p"))).toContain("wrong passphrase");
   });
 

@@ -8,8 +8,9 @@
  *
  * A passphrase covers the KEK, which opens the data, not the TLS key, which only reaches it.
  */
+import { createPrivateKey, X509Certificate } from "node:crypto";
 import { constants } from "node:fs";
-import { type FileHandle, open, unlink } from "node:fs/promises";
+import { type FileHandle, open, rename, unlink } from "node:fs/promises";
 import { dirname } from "node:path";
 import { xchacha20poly1305 } from "@noble/ciphers/chacha.js";
 import { argon2id } from "hash-wasm";
@@ -110,6 +111,28 @@ async function passphraseKey(
   });
 }
 
+type KekPart = Pick<CredentialsFile, "kek" | "sealedKek">;
+
+function plainKek(kek: Uint8Array): KekPart {
+  return { kek: Buffer.from(kek).toString("base64") };
+}
+
+async function sealKek({ cluster, tenant, kek }: Pick<Credentials, "cluster" | "tenant" | "kek">, passphrase: string): Promise<KekPart> {
+  const salt = crypto.getRandomValues(new Uint8Array(SALT_BYTES));
+  const nonce = crypto.getRandomValues(new Uint8Array(NONCE_BYTES));
+  const wrapping = await passphraseKey(passphrase, salt, ARGON2ID_DEFAULT);
+  const ciphertext = xchacha20poly1305(wrapping, nonce, sealedKekContext(cluster, tenant)).encrypt(kek);
+  wrapping.fill(0);
+  return {
+    sealedKek: {
+      argon2id: { ...ARGON2ID_DEFAULT },
+      salt: Buffer.from(salt).toString("base64"),
+      nonce: Buffer.from(nonce).toString("base64"),
+      ciphertext: Buffer.from(ciphertext).toString("base64"),
+    },
+  };
+}
+
 /**
  * Makes the credentials of a new tenant, with a new random KEK; with `passphrase`, the KEK is sealed under it.
  * @throws RangeError for an empty passphrase, CredentialsError for an identity that isn't PEM or a bad tenant name.
@@ -118,22 +141,8 @@ export async function makeCredentials(identity: TenantIdentity, passphrase?: str
   if (passphrase === "") throw new RangeError("expected a passphrase of at least one character");
   const { cluster, tenant, ca, cert, key } = identity;
   const kek = crypto.getRandomValues(new Uint8Array(KEK_BYTES));
-  const file: CredentialsFile = { version: 1, cluster, tenant, ca, cert, key };
-  if (passphrase === undefined) {
-    file.kek = Buffer.from(kek).toString("base64");
-  } else {
-    const salt = crypto.getRandomValues(new Uint8Array(SALT_BYTES));
-    const nonce = crypto.getRandomValues(new Uint8Array(NONCE_BYTES));
-    const wrapping = await passphraseKey(passphrase, salt, ARGON2ID_DEFAULT);
-    const ciphertext = xchacha20poly1305(wrapping, nonce, sealedKekContext(cluster, tenant)).encrypt(kek);
-    wrapping.fill(0);
-    file.sealedKek = {
-      argon2id: { ...ARGON2ID_DEFAULT },
-      salt: Buffer.from(salt).toString("base64"),
-      nonce: Buffer.from(nonce).toString("base64"),
-      ciphertext: Buffer.from(ciphertext).toString("base64"),
-    };
-  }
+  const kekPart = passphrase === undefined ? plainKek(kek) : await sealKek({ cluster, tenant, kek }, passphrase);
+  const file: CredentialsFile = { version: 1, cluster, tenant, ca, cert, key, ...kekPart };
   kek.fill(0);
   const parsed = fileSchema.safeParse(file);
   if (!parsed.success) throw new CredentialsError(`credentials of tenant ${tenant}: ${describe(parsed.error)}`);
@@ -170,6 +179,44 @@ export async function writeCredentialsFile(path: string, file: CredentialsFile):
     await folder.sync();
   } finally {
     await folder.close();
+  }
+}
+
+/** Puts `file` in the place of the one at `path`, whole or not at all; on disk when it returns. @throws the system's error */
+async function replaceCredentialsFile(path: string, file: CredentialsFile): Promise<void> {
+  const aside = `${path}.new-${process.pid}`;
+  await writeCredentialsFile(aside, file);
+  try {
+    await rename(aside, path);
+  } catch (error) {
+    await unlink(aside).catch(() => {});
+    throw error;
+  }
+  const folder = await open(dirname(path), constants.O_RDONLY | constants.O_DIRECTORY);
+  try {
+    await folder.sync();
+  } finally {
+    await folder.close();
+  }
+}
+
+/** Gives the file a new certificate of the same tenant; the KEK stays as it is, and no passphrase is needed. @throws CredentialsError */
+export async function renewCredentialsFile(path: string, { cert, key }: Pick<Credentials, "cert" | "key">): Promise<void> {
+  const file = { ...(await readFile(path)), cert, key };
+  requireWhole(path, file);
+  await replaceCredentialsFile(path, file);
+}
+
+/** Sets, changes or (null) removes the passphrase that the KEK is sealed under. @throws RangeError for an empty one, CredentialsError */
+export async function changePassphrase(path: string, getPassphrase: () => Promise<string>, passphrase: string | null): Promise<void> {
+  if (passphrase === "") throw new RangeError("expected a passphrase of at least one character");
+  const { kek: _kek, sealedKek: _sealedKek, ...rest } = await readFile(path);
+  const credentials = await readCredentialsFile(path, getPassphrase);
+  try {
+    const kekPart = passphrase === null ? plainKek(credentials.kek) : await sealKek(credentials, passphrase);
+    await replaceCredentialsFile(path, { ...rest, ...kekPart });
+  } finally {
+    credentials.kek.fill(0);
   }
 }
 
@@ -220,7 +267,31 @@ async function readFile(path: string): Promise<CredentialsFile> {
   }
   const parsed = fileSchema.safeParse(json);
   if (!parsed.success) throw new CredentialsError(`${path}: not a credentials file (${describe(parsed.error)})`);
+  requireWhole(path, parsed.data);
   return parsed.data;
+}
+
+/**
+ * A file that says another tenant than its certificate does, or whose parts don't belong together, was put together by hand: it would reach one
+ * tenant's node with another's keys.
+ */
+function requireWhole(path: string, { cluster, tenant, ca, cert, key }: CredentialsFile): void {
+  const wrong = (what: string): CredentialsError =>
+    new CredentialsError(`${path}: was changed by hand (${what}); use the file as kiseki tenant create or renew made it`);
+  let own: X509Certificate;
+  let issuer: X509Certificate;
+  let isOwnKey: boolean;
+  try {
+    own = new X509Certificate(cert);
+    issuer = new X509Certificate(ca);
+    isOwnKey = own.checkPrivateKey(createPrivateKey(key));
+  } catch {
+    throw wrong("a certificate or key can't be read");
+  }
+  const name = own.subjectAltName ?? "no name";
+  if (name !== `URI:spiffe://${cluster}/tenant/${tenant}`) throw wrong(`it says tenant ${tenant} of ${cluster}, its certificate ${name}`);
+  if (!isOwnKey) throw wrong("its key is not that of its certificate");
+  if (!own.verify(issuer.publicKey)) throw wrong("its certificate is not of its CA");
 }
 
 /** Who a credentials file makes its holder, without the KEK: no passphrase is needed. @throws CredentialsError as readCredentialsFile does */

@@ -1,6 +1,7 @@
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
-import { statSync } from "node:fs";
+import { readFileSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { issueNode } from "../pki/certificates.ts";
 import { NodeError } from "../protocol/errors.ts";
 import type { Put } from "../protocol/messages.ts";
 import { dentryKey, inodeKey, inodePrefix, orphanKey, regionKey } from "../protocol/record-keys.ts";
@@ -368,4 +369,23 @@ describe("sessions", () => {
     expect(performance.now() - start).toBeGreaterThan(2_000);
     expect(states.at(-1)).toBeTrue();
   }, 15_000);
+});
+
+test("a running node renews its certificate on its port, and connections go on", async () => {
+  await node.stop();
+  node = await TestNode.start({ renewalCheckMs: 50 });
+  const client = await node.client("acme");
+  const pki = join(node.dataDir, "pki");
+  const ca = { cert: readFileSync(join(pki, "ca.crt"), "utf8"), key: readFileSync(join(pki, "ca.key"), "utf8") };
+  const cluster = readFileSync(join(pki, "cluster"), "utf8").trim();
+  const { address } = node;
+  const { cert, key } = await issueNode(ca, cluster, "n", ["127.0.0.1"], 10);
+  writeFileSync(join(pki, "node.key"), key);
+  writeFileSync(join(pki, "node.crt"), cert);
+  const deadline = performance.now() + 10_000;
+  while (readFileSync(join(pki, "node.crt"), "utf8") === cert && performance.now() < deadline) await Bun.sleep(20);
+  expect(readFileSync(join(pki, "node.crt"), "utf8")).not.toBe(cert);
+  expect(node.address).toBe(address);
+  expect((await client.call("namespaceList", {})).answer.names).toEqual(["default"]);
+  expect((await (await node.client("acme")).call("namespaceList", {})).answer.names).toEqual(["default"]);
 });

@@ -2,12 +2,13 @@
 import { existsSync } from "node:fs";
 import { hostname } from "node:os";
 import { join } from "node:path";
-import { ensureCluster, recordShredded } from "../pki/cluster.ts";
+import { ensureCluster, recordShredded, renewNode } from "../pki/cluster.ts";
+import { RevokedList } from "../pki/revoked.ts";
 import { NodeError } from "../protocol/errors.ts";
 import { SESSION_TIMEOUT_MS } from "../protocol/limits.ts";
 import { type FrameSession, serveFrames } from "../transport/frame-server.ts";
 import { Lanes } from "../transport/lanes.ts";
-import type { Connection, Listener, Transport } from "../transport/transport.ts";
+import type { Connection, Listener, TlsIdentity, Transport } from "../transport/transport.ts";
 import { tenantOfPeer } from "./authorization.ts";
 import { LocalChunkStore, type SharedDisk } from "./chunks/local.ts";
 import { OpenFiles } from "./chunks/open-files.ts";
@@ -27,6 +28,10 @@ import { Tenant } from "./tenant.ts";
 
 /** Requests in flight may take this long when the node stops. */
 const DRAIN_MS = 10_000;
+/** A certificate that was revoked is not served any more after this. */
+const REVOKED_CHECK_MS = 1_000;
+/** Whether the node's own certificate is to be renewed is looked at this often: it lasts for years, but the clock may have been wrong. */
+const RENEWAL_CHECK_MS = 3_600_000;
 
 export interface NodeLogger {
   debug(fields: object, message: string): void;
@@ -49,6 +54,7 @@ export interface StorageNodeOptions {
   readonly descriptors?: DescriptorBudget;
   readonly gcGraceMs?: number;
   readonly sessionTimeoutMs?: number;
+  readonly renewalCheckMs?: number;
 }
 
 export class StorageNode implements NodeServices {
@@ -59,7 +65,9 @@ export class StorageNode implements NodeServices {
   readonly keys: NodeDatabase;
   readonly policy: PolicyStore;
   readonly collector: Collector;
+  readonly #options: StorageNodeOptions;
   readonly #folder: DataFolder;
+  readonly #revoked: RevokedList;
   readonly #engine: SqliteEngine;
   /** Of one more tenant. */
   readonly #disk: () => SharedDisk;
@@ -83,6 +91,8 @@ export class StorageNode implements NodeServices {
     lanes: Lanes,
   ) {
     this.#disk = disk;
+    this.#options = options;
+    this.#revoked = new RevokedList(folder.pki);
     this.cluster = cluster;
     this.version = options.version;
     this.#logger = options.logger;
@@ -138,17 +148,8 @@ export class StorageNode implements NodeServices {
       sessions = node.sessions;
       node.sessions.load();
       if (options.restored === true) await node.#adoptAll();
-      node.#listener = await options.transport.listen(
-        {
-          host: options.host,
-          port: options.port,
-          tls,
-          onRejected: (remoteAddress, reason) => node.door.turnedAway(remoteAddress, reason),
-          refusal: (remoteAddress) => node.door.refusal(remoteAddress),
-          onLeft: (remoteAddress) => node.door.left(remoteAddress),
-        },
-        (connection) => node.#accept(connection),
-      );
+      await node.#listen(tls);
+      node.#watch();
       node.collector.start();
       node.#removal = removeShredded(folder, database.shreddedTenants, node.#stopping.signal, options.logger);
       folder.announce(node.address);
@@ -165,6 +166,37 @@ export class StorageNode implements NodeServices {
   async #adoptAll(): Promise<void> {
     for (const tenant of this.#tenants.values()) {
       for (const { name, shard } of tenant.namespaces()) await this.sessions.adopt(tenant.name, name, shard);
+    }
+  }
+
+  /** Reads what was revoked meanwhile, and ends the connections of those certificates. */
+  #checkRevoked(): void {
+    try {
+      if (!this.#revoked.refresh()) return;
+    } catch (error) {
+      this.#logger.error({ err: error }, "the list of revoked certificates can't be read; the one that was read before holds");
+      return;
+    }
+    for (const frames of [...this.#connections]) {
+      const { serial } = frames.connection.peer;
+      if (!this.#revoked.has(serial)) continue;
+      this.#logger.info(
+        { serial: serial.toLowerCase(), remoteAddress: frames.connection.remoteAddress },
+        "its certificate was revoked: closed",
+      );
+      frames.close("its certificate was revoked");
+    }
+  }
+
+  /** The node's certificate, when it comes near its end or the clock has been set right. Connections that exist go on. */
+  async #renewCertificate(): Promise<void> {
+    try {
+      const tls = await renewNode(this.#folder.pki, hostname());
+      if (tls === null) return;
+      await this.#listen(tls);
+      this.#logger.info({}, "the node's certificate was renewed");
+    } catch (error) {
+      this.#logger.error({ err: error }, "the node's certificate could not be renewed; it is tried again in an hour");
     }
   }
 
@@ -186,6 +218,10 @@ export class StorageNode implements NodeServices {
     let tenant: string | NodeError;
     try {
       tenant = tenantOfPeer(connection.peer, this.cluster);
+      if (this.#revoked.has(connection.peer.serial)) {
+        this.door.turnedAway(connection.remoteAddress, `its certificate ${connection.peer.serial.toLowerCase()} was revoked`);
+        tenant = new NodeError("not_authorized", "the certificate was revoked");
+      }
     } catch (error) {
       tenant = error instanceof NodeError ? error : new NodeError("not_authorized");
       this.door.turnedAway(connection.remoteAddress, `its certificate ${connection.peer.serial} names no tenant`);
@@ -216,6 +252,33 @@ export class StorageNode implements NodeServices {
       },
     );
     this.#connections.add(frames);
+  }
+
+  /** In the place of the listener before, on the same port. */
+  async #listen(tls: TlsIdentity): Promise<void> {
+    const { transport, host, port } = this.#options;
+    const before = this.#listener;
+    const where = before === null ? { host, port } : { host: before.host, port: before.port };
+    before?.close();
+    this.#listener = await transport.listen(
+      {
+        ...where,
+        tls,
+        onRejected: (remoteAddress, reason) => this.door.turnedAway(remoteAddress, reason),
+        refusal: (remoteAddress) => this.door.refusal(remoteAddress),
+        onLeft: (remoteAddress) => this.door.left(remoteAddress),
+      },
+      (connection) => this.#accept(connection),
+    );
+  }
+
+  #watch(): void {
+    const revoked = setInterval(() => this.#checkRevoked(), REVOKED_CHECK_MS);
+    const renewal = setInterval(() => void this.#renewCertificate(), this.#options.renewalCheckMs ?? RENEWAL_CHECK_MS);
+    for (const timer of [revoked, renewal]) {
+      timer.unref();
+      this.#stopping.signal.addEventListener("abort", () => clearInterval(timer));
+    }
   }
 
   /** The tenant's data; made, with its first namespace, when the tenant comes for the first time. */

@@ -116,8 +116,8 @@ export async function issueTenant(ca: CertificateAndKey, cluster: string, tenant
   return await issue(ca, tenant, names, [CLIENT_AUTH], days);
 }
 
-/** When a certificate stops being valid, and its serial number in hexadecimal. */
-export function describeCertificate(pem: string): { notAfter: Date; serial: string } {
-  const certificate = new X509Certificate(pem);
-  return { notAfter: new Date(certificate.validTo), serial: certificate.serialNumber.toLowerCase() };
+/** From when to when a certificate is valid, and its serial number in hexadecimal. */
+export function describeCertificate(pem: string): { notBefore: Date; notAfter: Date; serial: string } {
+  const { validFromDate, validToDate, serialNumber } = new X509Certificate(pem);
+  return { notBefore: validFromDate, notAfter: validToDate, serial: serialNumber.toLowerCase() };
 }

@@ -4,7 +4,9 @@
  *     cluster              the cluster's name, one line: random, the trust domain of its certificates
  *     ca.crt  ca.key       who has the key can make tenants and nodes
  *     node.crt  node.key   of the node on this host
- *     tenants/<name>.json  what was issued: { version, tenant, serial, created, expires }, and `shredded`, when, where that has happened
+ *     tenants/<name>.json  what was issued: { version, tenant, serial, created, expires }, `earlier` certificates, and `shredded`, when, where that
+ *                          has happened
+ *     revoked              see revoked.ts
  *
  * `kiseki tenant create` needs this folder only, no running node.
  */
@@ -42,6 +44,8 @@ const tenantRecordSchema = z.object({
   created: z.iso.datetime(),
   expires: z.iso.datetime(),
   shredded: z.iso.datetime().optional(),
+  /** Certificates issued before the present one; they hold until they expire or are revoked. */
+  earlier: z.array(z.object({ serial: z.string(), expires: z.iso.datetime() })).optional(),
 });
 
 /** What was issued to a tenant. */
@@ -133,7 +137,16 @@ async function makeNodeCertificate(folder: string, hostname: string): Promise<vo
 function nodeCertificateFits(folder: string): boolean {
   const [cert, key] = [join(folder, "node.crt"), join(folder, "node.key")];
   if (!existsSync(cert) || !existsSync(key) || existsSync(`${cert}.new`)) return false;
-  return describeCertificate(read(cert)).notAfter.getTime() - Date.now() > NODE_RENEW_MS;
+  const { notBefore, notAfter } = describeCertificate(read(cert));
+  const leftMs = notAfter.getTime() - Date.now();
+  // Made when the clock was wrong, it may begin in the future.
+  return notBefore.getTime() <= Date.now() && leftMs > NODE_RENEW_MS;
+}
+
+/** The node's identity anew, where it is about to expire; null: it is not. @throws PkiError */
+export async function renewNode(folder: string, hostname: string): Promise<TlsIdentity | null> {
+  if (nodeCertificateFits(folder)) return null;
+  return (await ensureCluster(folder, hostname)).tls;
 }
 
 /** The cluster of this folder and the node's identity; what is missing or about to expire is made. @throws PkiError */
@@ -210,16 +223,51 @@ export async function issueToTenant(folder: string, tenant: string): Promise<Tls
   return { ca: ca.cert, ...(await issueTenant(ca, cluster, tenant, 1)) };
 }
 
+/** Puts a tenant's record in the place of the one before. */
+function replaceRecord(folder: string, record: TenantRecord): void {
+  const path = join(folder, "tenants", `${record.tenant}.json`);
+  rmSync(`${path}.new`, { force: true });
+  writeNew(`${path}.new`, `${JSON.stringify(record, null, 2)}\n`);
+  renameSync(`${path}.new`, path);
+  syncPath(dirname(path));
+}
+
+/**
+ * A new certificate for a tenant that exists. The ones before go on being accepted until they expire or are revoked.
+ * @throws PkiError where it doesn't exist, or was shredded
+ */
+export async function renewTenant(folder: string, tenant: string, days: number): Promise<IssuedTenant> {
+  const { cluster, ca } = readCluster(folder);
+  const before = tenantRecord(folder, tenant);
+  if (before.shredded !== undefined) throw new PkiError(`tenant ${tenant} was shredded: there is nothing that credentials could open`);
+  const { cert, key } = await issueTenant(ca, cluster, tenant, days);
+  const { notAfter, serial } = describeCertificate(cert);
+  const now = Date.now();
+  const earlier = [...(before.earlier ?? []), { serial: before.serial, expires: before.expires }];
+  const record: TenantRecord = {
+    ...before,
+    serial,
+    expires: notAfter.toISOString(),
+    earlier: earlier.filter(({ expires }) => Date.parse(expires) > now),
+  };
+  return { cluster, tenant, ca: ca.cert, cert, key, record: () => replaceRecord(folder, record) };
+}
+
+/** @throws PkiError where no such tenant was made with this CA */
+export function tenantRecord(folder: string, tenant: string): TenantRecord {
+  const path = join(folder, "tenants", `${tenant}.json`);
+  if (!TENANT_NAME_PATTERN.test(tenant) || !existsSync(path)) {
+    throw new PkiError(`no tenant ${tenant} was made with this CA; see: kiseki tenant list --ca ${folder}`);
+  }
+  return readTenant(path);
+}
+
 /** Writes down that a tenant's keys are destroyed, where it was made with this CA. @throws PkiError, the system's error */
 export function recordShredded(folder: string, tenant: string): void {
   const path = join(folder, "tenants", `${tenant}.json`);
   if (!existsSync(path)) return;
   const record = readTenant(path);
-  if (record.shredded !== undefined) return;
-  rmSync(`${path}.new`, { force: true });
-  writeNew(`${path}.new`, `${JSON.stringify({ ...record, shredded: new Date().toISOString() }, null, 2)}\n`);
-  renameSync(`${path}.new`, path);
-  syncPath(dirname(path));
+  if (record.shredded === undefined) replaceRecord(folder, { ...record, shredded: new Date().toISOString() });
 }
 
 /** Tenants that were created here, by name. @throws PkiError */

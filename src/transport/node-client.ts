@@ -468,10 +468,19 @@ export class NodeClient {
         this.#open(this.#options.connectTimeoutMs).catch((error: unknown) => {
           this.#logger?.debug({ err: error }, "cannot connect");
           if (error instanceof NodeError && error.code === "key_revoked") this.#revoke(error);
-          else this.#retryLater();
+          else {
+            if (isUnauthorized(error)) this.#refuse(this.#options.addrs.join(), error.message);
+            this.#retryLater();
+          }
         });
       },
       backoffMs(this.#attempt++),
     );
   }
+}
+
+/** The credentials are not accepted any more: they have expired, or were revoked. */
+function isUnauthorized(error: unknown): error is NodeError | TransportError {
+  if (error instanceof NodeError) return error.code === "not_authorized";
+  return error instanceof TransportError && error.kind === "not_authorized";
 }

@@ -99,6 +99,8 @@ export function prometheusText(stats: CacheStats): Promise<string> {
   const lostSince = stats.node.lostSince === null ? 0 : Date.parse(stats.node.lostSince) / 1_000;
   page.gauge("kiseki_node_connected", "1: a storage node is connected.", [[{}, stats.node.connected ? 1 : 0]]);
   page.gauge("kiseki_node_lost_since_seconds", "When the connection was lost, since 1970; 0: it is there.", [[{}, lostSince]]);
+  const expire = Date.parse(stats.node.credentialsExpire) / 1_000;
+  page.gauge("kiseki_credentials_expire_timestamp_seconds", "When the client's certificate ends, since 1970.", [[{}, expire]]);
   page.counter("kiseki_cache_wipes_total", "Times that everything was wiped.", by("reason", stats.wipes));
 
   const sum = (state: string, of: (dataset: CacheStats["datasets"][number]) => number): Sample => [

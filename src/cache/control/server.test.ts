@@ -76,7 +76,13 @@ function stats(staging: Staging): CacheStats {
       }),
       policy: () => ({ mode: "pinned" }),
       datasets: () => staging.staged,
-      node: () => ({ lies: 3, connected: false, lostSince: "2026-01-01T00:00:00.000Z", refusal: null }),
+      node: () => ({
+        lies: 3,
+        connected: false,
+        lostSince: "2026-01-01T00:00:00.000Z",
+        refusal: null,
+        credentialsExpire: "2036-01-01T00:00:00.000Z",
+      }),
       wipes: { request: 1 },
     },
   );

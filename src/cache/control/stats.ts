@@ -69,6 +69,8 @@ export const cacheStatsSchema = z.object({
     connected: z.boolean(),
     /** ISO 8601: since when no node is connected; null: one is. */
     lostSince: z.string().nullable(),
+    /** When the client's certificate ends. */
+    credentialsExpire: z.string(),
     /** Why the node that answers is not used; null: it is, or none answers. */
     refusal: z.string().nullable(),
   }),

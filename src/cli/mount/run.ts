@@ -1,5 +1,6 @@
 /** The common way to a mount, from the command line or from mount(8): settings, credentials, then the process that keeps it. */
 
+import { certificateEnd, expiryWarning } from "../../client/certificate-end.ts";
 import type { MountJob } from "../../client/mount-job.ts";
 import { openCredentials } from "../../client/open-credentials.ts";
 import { resolveMountConfig } from "../../config/mount-config.ts";
@@ -40,6 +41,9 @@ export async function prepareMount(start: MountStart): Promise<PreparedMount | n
   const config = resolveMountConfig(mountpoint, [start.given, given, mountOptionsOfEnvironment(process.env)], kernelFlags);
   checkIsFolder(mountpoint);
   const credentials = await openCredentials(config);
+  const warning = expiryWarning(credentials);
+  // Once they have expired, the failure says so.
+  if (warning !== null && certificateEnd(credentials.cert) > new Date()) process.stderr.write(`kiseki: warning: ${warning}\n`);
   return { config: { ...config, tenant: credentials.tenant }, credentials, foreground: start.foreground };
 }
 

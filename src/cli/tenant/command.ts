@@ -1,9 +1,15 @@
 /** kiseki tenant: makes tenants of a cluster and lists them, in the CA's folder, for which no node has to run; shreds them on a running one. */
 import { type Command, Option } from "commander";
-import type { TenantCreateOptions, TenantShredOptions } from "./options.ts";
+import type {
+  TenantCreateOptions,
+  TenantPassphraseOptions,
+  TenantRenewOptions,
+  TenantRevokeOptions,
+  TenantShredOptions,
+} from "./options.ts";
 
 export function registerTenant(program: Command): void {
-  const tenant = program.command("tenant").description("make, list and shred the tenants of a cluster");
+  const tenant = program.command("tenant").description("make, list, renew, revoke and shred the tenants of a cluster");
   tenant
     .command("create")
     .description("make a tenant: its key-encryption key and client certificate, in one credentials file")
@@ -24,6 +30,42 @@ export function registerTenant(program: Command): void {
     .action(async (options: { ca: string }) => {
       const { listTenantsCommand } = await import("./run.ts");
       listTenantsCommand(options.ca);
+    });
+  tenant
+    .command("renew")
+    .description(
+      "give a tenant's credentials file a new certificate; its keys stay, and the certificate before holds until it expires or is revoked",
+    )
+    .argument("<name>")
+    .requiredOption("--ca <dir>", "the pki folder in a storage node's data folder")
+    .requiredOption("--credentials <file>", "the tenant's credentials file, which is replaced; its passphrase is not needed")
+    .option("--days <n>", "how long the new certificate is valid", "3650")
+    .action(async (name: string, options: TenantRenewOptions) => {
+      const { renewTenantCommand } = await import("./credentials.ts");
+      await renewTenantCommand(name, options);
+    });
+  tenant
+    .command("revoke")
+    .description("end certificates of a tenant before they expire; running nodes close their connections within seconds")
+    .argument("<name>")
+    .requiredOption("--ca <dir>", "the pki folder in a storage node's data folder")
+    .option("--serial <serial...>", "serial numbers, as kiseki tenant list shows them")
+    .option("--all", "all that were issued to the tenant; new ones: kiseki tenant renew")
+    .option("--force", "also a serial number that was not issued to this tenant")
+    .action(async (name: string, options: TenantRevokeOptions) => {
+      const { revokeTenantCommand } = await import("./credentials.ts");
+      revokeTenantCommand(name, options);
+    });
+  tenant
+    .command("passphrase")
+    .description("set, change or remove the passphrase of a credentials file")
+    .argument("<file>", "the credentials file, which is replaced")
+    .option("--passphrase-file <file>", "the present passphrase, in its first line")
+    .option("--new-passphrase-file <file>", "the new passphrase, in its first line")
+    .option("--remove", "store the key-encryption key without a passphrase")
+    .action(async (file: string, options: TenantPassphraseOptions) => {
+      const { passphraseCommand } = await import("./credentials.ts");
+      await passphraseCommand(file, options);
     });
   tenant
     .command("shred")

@@ -9,6 +9,28 @@ export interface TenantCreateOptions {
   readonly passphraseFile?: string;
 }
 
+/** As given on the command line. */
+export interface TenantRenewOptions {
+  readonly ca: string;
+  readonly credentials: string;
+  readonly days: string;
+}
+
+/** As given on the command line. */
+export interface TenantRevokeOptions {
+  readonly ca: string;
+  readonly serial?: string[];
+  readonly all?: boolean;
+  readonly force?: boolean;
+}
+
+/** As given on the command line. */
+export interface TenantPassphraseOptions {
+  readonly passphraseFile?: string;
+  readonly newPassphraseFile?: string;
+  readonly remove?: boolean;
+}
+
 /** As given on the command line or in the environment. */
 export interface TenantShredOptions {
   readonly ca?: string;

@@ -3,13 +3,12 @@ import { existsSync } from "node:fs";
 import { resolve } from "node:path";
 import { makeCredentials, writeCredentialsFile } from "../../crypto/credentials.ts";
 import { createTenant, listTenants } from "../../pki/cluster.ts";
+import { readRevoked } from "../../pki/revoked.ts";
 import { CommandError, ExitStatus } from "../../process/failure.ts";
 import { askPassphrase, readPassphraseFile } from "../../process/passphrase.ts";
 import { withPki } from "../shared/with-pki.ts";
+import { parseDays } from "./days.ts";
 import type { TenantCreateOptions } from "./options.ts";
-
-/** 100 years: the CA's own end cuts it shorter anyway. */
-const DAYS_MAX = 36_525;
 
 function choosePassphrase(options: TenantCreateOptions): string | undefined {
   if (options.passphraseFile !== undefined) return readPassphraseFile(options.passphraseFile);
@@ -21,10 +20,7 @@ function choosePassphrase(options: TenantCreateOptions): string | undefined {
 
 /** @throws CommandError, CredentialsError */
 export async function createTenantCommand(name: string, options: TenantCreateOptions): Promise<void> {
-  const days = Number(options.days);
-  if (!Number.isInteger(days) || days < 1 || days > DAYS_MAX) {
-    throw new CommandError(ExitStatus.usage, `--days ${options.days}: expected a whole number from 1 to ${DAYS_MAX}`);
-  }
+  const days = parseDays(options.days);
   const out = resolve(options.out);
   if (existsSync(out)) {
     throw new CommandError(ExitStatus.failure, `${out}: exists already, and may hold the only key to a tenant's data; give another --out`);
@@ -43,9 +39,13 @@ export async function createTenantCommand(name: string, options: TenantCreateOpt
 /** @throws CommandError */
 export function listTenantsCommand(ca: string): void {
   try {
-    for (const { tenant, created, expires, serial, shredded } of listTenants(resolve(ca))) {
-      const end = shredded === undefined ? `expires ${expires.slice(0, 10)}` : `shredded ${shredded.slice(0, 10)}`;
-      process.stdout.write(`${tenant}\tcreated ${created.slice(0, 10)}\t${end}\tserial ${serial}\n`);
+    const revoked = readRevoked(resolve(ca));
+    for (const { tenant, created, expires, serial, shredded, earlier = [] } of listTenants(resolve(ca))) {
+      for (const one of [...earlier, { serial, expires }]) {
+        const end = shredded === undefined ? `expires ${one.expires.slice(0, 10)}` : `shredded ${shredded.slice(0, 10)}`;
+        const state = revoked.has(one.serial) ? "\trevoked" : "";
+        process.stdout.write(`${tenant}\tcreated ${created.slice(0, 10)}\t${end}\tserial ${one.serial}${state}\n`);
+      }
     }
   } catch (error) {
     withPki(error);
