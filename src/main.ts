@@ -1,4 +1,5 @@
 /** The command table. What a command does is in the file of its name in src/cli. */
+import { forbidDumps } from "../ffi/libc/protect.ts";
 import { registerCache } from "./cli/cache/command.ts";
 import { registerGc } from "./cli/gc/command.ts";
 import { registerMount } from "./cli/mount/command.ts";
@@ -11,6 +12,8 @@ import { registerStage } from "./cli/stage/command.ts";
 import { registerTenant } from "./cli/tenant/command.ts";
 import { registerUmount } from "./cli/umount/command.ts";
 
+// Most commands hold keys. Where it is not allowed, they work all the same.
+forbidDumps();
 const program = createProgram();
 registerMount(program);
 registerUmount(program);

@@ -1,8 +1,10 @@
 /** The ways in which a mount ends: kiseki umount, umount, fusermount3, signals; with the node there, frozen, or dead. */
 import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
+import { createHash } from "node:crypto";
+import { chownSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { kiseki, mountArguments, mountProcessEnded, mountProcesses, mountpoint } from "./support/cli.ts";
-import { cleanEnvironment, cleanUp, isMounted, KISEKI, run, runOk, TestNode, tempFolder } from "./support/harness.ts";
+import { cleanEnvironment, cleanUp, isMounted, KISEKI, onCleanUp, run, runOk, TestNode, tempFolder } from "./support/harness.ts";
 
 setDefaultTimeout(150_000);
 
@@ -170,4 +172,36 @@ test("the node is dead: umount and fusermount3 -u end a mount all the same, and 
     expect(await mountProcessEnded(path, HOPELESS_END_PATIENCE_MS)).toBe(true);
   }
   await node.restart();
+});
+
+test("umount --force as root kills only what is proved to be the mount's process, whatever a user's file names", async () => {
+  const NOBODY = 65_534;
+  const forged = `/run/user/${NOBODY}/kiseki`;
+  mkdirSync(forged, { recursive: true });
+  const remove = () => rmSync(`/run/user/${NOBODY}`, { recursive: true, force: true });
+  const victim = Bun.spawn(["sleep", "600"], { env: cleanEnvironment() });
+  onCleanUp({ end: remove, endNow: remove });
+  try {
+    for (const pid of [victim.pid, node.pid]) {
+      const path = await mounted();
+      const name = `${createHash("sha256").update(path).digest("hex").slice(0, 32)}.json`;
+      const entry = JSON.parse(readFileSync(join("/run/kiseki", name), "utf8"));
+      rmSync(join("/run/kiseki", name));
+      // Another user's file about a process of root's, with the right start time.
+      const startTicks = readFileSync(`/proc/${pid}/stat`, "latin1").split(") ")[1]?.split(" ")[19];
+      writeFileSync(join(forged, name), JSON.stringify({ ...entry, pid, startTicks }));
+      chownSync(join(forged, name), NOBODY, NOBODY);
+      expect(await kiseki(["umount", "--force", path])).toMatchObject({
+        status: 0,
+        stderr: `kiseki: process ${pid} was not killed: it is not the process of the user who says so\n`,
+      });
+      expect(isMounted(path)).toBe(false);
+      expect(await mountProcessEnded(path, END_PATIENCE_MS)).toBe(true);
+    }
+    expect(victim.exitCode).toBeNull();
+    expect(await readElsewhere("flushed")).toContain("100000");
+  } finally {
+    victim.kill();
+    await victim.exited;
+  }
 });

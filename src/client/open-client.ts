@@ -117,6 +117,8 @@ export async function openClient(job: ClientJob, user: PoolUser, hooks: ClientHo
       cleanups.push(rememberStore(pool.path, () => node.knownStore, log));
     }
     const keys = await openKeys(node, credentials.kek, pool);
+    // It has opened the data keys, and is not needed again.
+    credentials.kek.fill(0);
     cleanups.push(() => keys.wipe());
     const arena = new BlockArena(config.cacheL1MaxBytes);
     const transfer = new TransferPool({

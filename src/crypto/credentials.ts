@@ -15,6 +15,7 @@ import { dirname } from "node:path";
 import { xchacha20poly1305 } from "@noble/ciphers/chacha.js";
 import { argon2id } from "hash-wasm";
 import { z } from "zod";
+import { lockMemory } from "../../ffi/libc/protect.ts";
 import { TENANT_NAME_PATTERN } from "../protocol/limits.ts";
 import { KEK_BYTES } from "./key-ring.ts";
 
@@ -307,6 +308,7 @@ export async function readTenantIdentity(path: string): Promise<TenantIdentity> 
 export async function readCredentialsFile(path: string, getPassphrase: () => Promise<string>): Promise<Credentials> {
   const file = await readFile(path);
   const kek = file.kek === undefined ? await openSealedKek(path, file, getPassphrase) : Uint8Array.from(Buffer.from(file.kek, "base64"));
+  lockMemory(kek);
   const { cluster, tenant, ca, cert, key } = file;
   return { cluster, tenant, ca, cert, key, kek };
 }

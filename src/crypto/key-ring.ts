@@ -11,6 +11,7 @@
  * first epoch for good, because a lookup must find an entry whenever it was made; all else is sealed under the newest epoch.
  */
 import { aeskw } from "@noble/ciphers/aes.js";
+import { lockMemory } from "../../ffi/libc/protect.ts";
 import { checkEpoch, DATA_KEY_BYTES, EpochKeys, FIRST_EPOCH } from "./epoch-keys.ts";
 import { IntegrityError } from "./integrity-error.ts";
 import { NamespaceKeys } from "./namespace-keys.ts";
@@ -99,7 +100,10 @@ export class KeyRing {
       plain.fill(0);
       throw new IntegrityError(`the data key offered for epoch ${epoch} is another epoch's`);
     }
-    this.#insert(new EpochKeys(epoch, plain.slice(WRAP_HEADER_BYTES)));
+    const dataKey = plain.slice(WRAP_HEADER_BYTES);
+    // Where that is not allowed, it may be swapped out.
+    lockMemory(dataKey);
+    this.#insert(new EpochKeys(epoch, dataKey));
     plain.fill(0);
   }
 

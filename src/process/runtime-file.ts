@@ -106,9 +106,15 @@ function readEntry(path: string): RuntimeEntry | null {
 
 /** The living process behind `mountpoint`, or null. */
 export function findRuntimeEntry(mountpoint: string): RuntimeEntry | null {
+  return findRuntimeFile(mountpoint)?.entry ?? null;
+}
+
+/** The same, with the path of the file that says so. */
+export function findRuntimeFile(mountpoint: string): { entry: RuntimeEntry; path: string } | null {
   for (const folder of searchedFolders()) {
-    const entry = readEntry(join(folder, fileName(mountpoint)));
-    if (entry !== null && entry.mountpoint === mountpoint && isRunning(entry)) return entry;
+    const path = join(folder, fileName(mountpoint));
+    const entry = readEntry(path);
+    if (entry !== null && entry.mountpoint === mountpoint && isRunning(entry)) return { entry, path };
   }
   return null;
 }

@@ -6,8 +6,9 @@ import { LibcError } from "../../../ffi/libc/errors.ts";
 import { umount2 } from "../../../ffi/libc/libc.ts";
 import { lockPath, readPoolRecord } from "../../cache/pool/pool-record.ts";
 import { Errno } from "../../fs/posix/errno.ts";
+import { endByForce } from "../../process/end-by-force.ts";
 import { CommandError, ExitStatus } from "../../process/failure.ts";
-import { findRuntimeEntry, isRunning, type RuntimeEntry } from "../../process/runtime-file.ts";
+import { findRuntimeFile, isRunning, type RuntimeEntry } from "../../process/runtime-file.ts";
 import { isKisekiMount, resolveMountpoint } from "../shared/mountpoint.ts";
 import { humanBytes } from "../shared/quantities.ts";
 import type { UmountOptions } from "./options.ts";
@@ -23,19 +24,21 @@ export async function unmount(text: string, options: UmountOptions): Promise<voi
   if (!isKisekiMount(mountpoint)) {
     throw new CommandError(ExitStatus.failure, `${mountpoint}: no kiseki mount; see: findmnt -t fuse.kiseki`);
   }
-  const entry = findRuntimeEntry(mountpoint);
+  const found = findRuntimeFile(mountpoint);
+  const entry = found?.entry ?? null;
   // Without a process nobody would answer; its mount is stale and can only be removed.
   const asked = entry !== null && options.force !== true;
   const ended = asked ? await tellWhenSlow(`writing out ${mountpoint}`, flush(mountpoint)) : null;
   const flushes = asked && ended === null;
   if (ended !== null) process.stderr.write(`kiseki: ${mountpoint}: ${ended}; what was unwritten is lost\n`);
-  if (entry !== null && options.force === true) process.kill(entry.pid, "SIGKILL");
+  const leftAlone = found !== null && options.force === true ? endByForce(found.entry, found.path) : null;
+  if (leftAlone !== null) process.stderr.write(`kiseki: process ${found?.entry.pid} was not killed: ${leftAlone}\n`);
   detach(mountpoint, options);
   if (options.lazy === true) {
     console.log(`${mountpoint}: ${flushes ? "flushed; " : ""}unmounted, ends when its last file is closed`);
     return;
   }
-  if (entry !== null) await untilEnded(entry);
+  if (entry !== null && leftAlone === null) await untilEnded(entry);
   console.log(`${mountpoint}: ${flushes ? "flushed and unmounted" : "unmounted"}`);
 }
 
