@@ -119,12 +119,30 @@ export class Filesystem implements Vfs {
 
   // ---- inodes and names ----
 
+  /** "." and "..": the kernel has forgotten a file of which somebody has a handle. */
   lookup(parent: number, name: Name): MaybePromise<Attr | null> {
+    if (name === ".") return this.#byNumber(parent);
+    if (name === "..") return this.#parentOf(parent);
     if (this.#isRoot(parent)) return (this.#root as MountRoot).lookup(name);
     const { namespace } = this.#volume(parent);
     const dir = namespace.getFolder(this.#number(parent));
     if (dir instanceof Inode) return namespace.lookup(dir, name);
     return dir.then((folder) => namespace.lookup(folder, name));
+  }
+
+  async #byNumber(ino: number): Promise<Attr> {
+    const attr = await this.getattr(ino);
+    // Only who was opening it when it was deleted may still read what is in memory.
+    if (attr instanceof Inode && attr.isGone && attr.openCount === 0) throw new FsError("ESTALE");
+    return attr;
+  }
+
+  async #parentOf(ino: number): Promise<Attr> {
+    if (this.#isRoot(ino)) return await this.getattr(ino);
+    const volume = this.#volume(ino);
+    const { stored, number } = await volume.namespace.get(this.#number(ino));
+    if (stored.parent === 0 || number === ROOT_INO) return await this.getattr(this.#root === null ? ino : ROOT_INO);
+    return await volume.namespace.get(stored.parent);
   }
 
   getattr(ino: number): MaybePromise<Attr> {

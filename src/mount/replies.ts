@@ -54,11 +54,11 @@ export function putEntry(words: Uint32Array, at: number, attr: Attr | null, sett
     attrTimeout = NO_TIME;
   }
   putTimeouts(words, at, entryTimeout, attrTimeout);
+  storeU64(words, at + fuse_entry_out.generation, attr.handleTag ?? 0);
   putAttr(words, at + fuse_entry_out.attr, attr, settings.owner);
 }
 
 function putTimeouts(words: Uint32Array, at: number, entry: Timeout, attr: Timeout): void {
-  // Inode numbers are never given out twice, so one generation does.
   storeU64(words, at + fuse_entry_out.generation, 0);
   storeU64(words, at + fuse_entry_out.entry_valid, entry.sec);
   storeU64(words, at + fuse_entry_out.attr_valid, attr.sec);

@@ -1,5 +1,6 @@
 /** An inode as this client holds it: what is stored, what was changed here and is not committed yet, and how far to trust it. */
 import type { FileId } from "../../crypto/file-id.ts";
+import { fileIdTag } from "../../crypto/file-id.ts";
 import type { Counters } from "../../protocol/messages.ts";
 import { isLater, type Timestamp } from "../posix/clock.ts";
 import { maxOffset, regionOf } from "../posix/offsets.ts";
@@ -186,6 +187,10 @@ export class Inode implements Attr {
   forgetMemory(): void {
     this.#folder?.forget();
     this.#content?.forgetStored();
+  }
+
+  get handleTag(): number {
+    return fileIdTag(this.fileId);
   }
 
   get isDirectory(): boolean {

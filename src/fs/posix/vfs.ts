@@ -59,6 +59,8 @@ export interface Attr {
   readonly mtimeNsec: number;
   readonly ctimeSec: number;
   readonly ctimeNsec: number;
+  /** Of this file alone among all that ever have this number: st_gen, as file handles have it. 0 where there is only one. */
+  readonly handleTag?: number;
   /** What is said here stands for attributes that can't be read: it holds for no time. */
   readonly isDamaged?: boolean;
 }
