@@ -27,6 +27,7 @@ import { NodeClient } from "../transport/node-client.ts";
 import type { NodeClientOptions } from "../transport/node-client-options.ts";
 import { VERSION } from "../version.ts";
 import { certificateEnd, watchExpiry } from "./certificate-end.ts";
+import { KeyEpochs } from "./key-epochs.ts";
 import type { MountJob } from "./mount-job.ts";
 import { requireOneStore } from "./one-store.ts";
 import { adoptedPoolPath, closePool, destroyPool, openPool, type PoolUser } from "./open-pool.ts";
@@ -86,9 +87,18 @@ export async function openClient(job: ClientJob, user: PoolUser, hooks: ClientHo
     connectTimeoutMs: CONNECT_TIMEOUT_MS,
   };
   let lifecycle: Lifecycle | null = null;
+  let epochs: KeyEpochs | null = null;
   const adopted = adoptedPoolPath(job);
   const knownStore = adopted === null ? null : readKnownStore(adopted);
-  const node = new NodeClient({ ...link, role: "meta", logger: log, ...hooks, knownStore, onRevoked: () => lifecycle?.revoke() });
+  const node = new NodeClient({
+    ...link,
+    role: "meta",
+    logger: log,
+    ...hooks,
+    knownStore,
+    beforeAnswer: (op, answer) => epochs?.before(op, answer) ?? null,
+    onRevoked: () => lifecycle?.revoke(),
+  });
   const cleanups: (() => Promise<void> | void)[] = [() => node.close(), watchExpiry(credentials, log)];
   const close = async (): Promise<void> => {
     const failures: unknown[] = [];
@@ -130,6 +140,8 @@ export async function openClient(job: ClientJob, user: PoolUser, hooks: ClientHo
     });
     await transfer.start();
     cleanups.push(() => transfer.close());
+    const known = new KeyEpochs({ node, keys, transfer, pool, log });
+    epochs = known;
     const { cacheMode } = settings;
     const disk =
       pool === null || cacheMode === "bypass" ? null : new DiskCache({ pool, index: new ChunkIndex(), mode: cacheMode, arena, log });
@@ -139,6 +151,7 @@ export async function openClient(job: ClientJob, user: PoolUser, hooks: ClientHo
       node,
       maxDisconnectMs: opened.policy.max_disconnect_seconds * 1_000,
       keyHealthIntervalMs: opened.policy.key_health_interval_ms,
+      onKeys: (wrapped) => known.takeUp(wrapped),
       log,
     });
     cleanups.push(() => lifecycle?.stop());

@@ -32,7 +32,7 @@ describe("KeyRing", () => {
   test("refuses an epoch's key that the node offers as another epoch's", () => {
     const { wrapped } = KeyRing.newDataKey(kek, 1);
     const ring = KeyRing.open(kek, [{ epoch: 1, wrapped }]);
-    expect(() => ring.add(kek, { epoch: 2, wrapped })).toThrow(IntegrityError);
+    expect(() => ring.add({ epoch: 2, wrapped })).toThrow(IntegrityError);
     expect(ring.current.epoch).toBe(1);
   });
 
@@ -49,6 +49,23 @@ describe("KeyRing", () => {
 
   test.each([0, -1, 1.5, 2 ** 32, Number.NaN])("refuses epoch %p", (epoch) => {
     expect(() => KeyRing.newDataKey(kek, epoch)).toThrow(RangeError);
+  });
+
+  test("takes up an epoch that was begun later, without the KEK, and gives it to a Worker's ring", () => {
+    const own = kek.slice();
+    const ring = KeyRing.open(own, [KeyRing.newDataKey(own, 1)]);
+    own.fill(0);
+    const worker = KeyRing.fromMaterial(ring.export());
+    const second = KeyRing.newDataKey(kek, 2);
+    expect(ring.add(second)).toBe(true);
+    expect(ring.add(second)).toBe(false);
+    expect(ring.namespace("n").sealing.epoch).toBe(2);
+    worker.addMaterial(ring.export());
+    expect(worker.current.epoch).toBe(2);
+    const sealed = sealRecord(ring.namespace("n"), inodeKey(3), 0, "0123456789abcdef", plain);
+    expect(Uint8Array.from(openRecord(worker.namespace("n"), inodeKey(3), 0, "0123456789abcdef", sealed))).toEqual(plain);
+    expect(() => ring.add(KeyRing.newDataKey(new Uint8Array(32), 3))).toThrow(IntegrityError);
+    expect(() => worker.add(KeyRing.newDataKey(kek, 3))).toThrow("opened keys");
   });
 
   test("a Worker's ring, from cloned material, opens what this one sealed", () => {

@@ -2,22 +2,29 @@
  * The key hierarchy of a tenant.
  *
  *     KEK (credentials file)
- *      └ wraps (AES-KW, RFC 3394) { "kskd", epoch u32, data key of 32 bytes }       48 bytes on the node, one an epoch
+ *      └ wraps (AES-KW, RFC 3394; the first epoch itself, later ones by a key derived from it)
+ *        { "kskd", epoch u32, data key of 32 bytes }       48 bytes on the node, one an epoch
  *         └ HKDF-SHA256, salt empty (for a chunk key: the chunk id), info = label, or label 0x00 namespace
  *            ├ chunk-tag, chunk-id key, chunk keys   of the tenant: equal content is stored once across its namespaces
  *            └ name, xattr-name, record keys of one namespace; the record key of an inode has the inode number in its info too
  *
  * The epoch is wrapped with the key, so that a node can't pass one epoch's key off as another's. Names are hashed under the
  * first epoch for good, because a lookup must find an entry whenever it was made; all else is sealed under the newest epoch.
+ *
+ * Later epochs have a wrapping key of their own so that a running client can take up an epoch that another one has begun, and need not
+ * keep the KEK for that.
  */
 import { aeskw } from "@noble/ciphers/aes.js";
 import { lockMemory } from "../../ffi/libc/protect.ts";
 import { checkEpoch, DATA_KEY_BYTES, EpochKeys, FIRST_EPOCH } from "./epoch-keys.ts";
+import { HmacSha256, hkdfExpand32, hkdfExtract } from "./hmac.ts";
 import { IntegrityError } from "./integrity-error.ts";
 import { NamespaceKeys } from "./namespace-keys.ts";
 
 /** AES-256 key that wraps the tenant's data keys. */
 export const KEK_BYTES = 32;
+/** HKDF info of the key, derived from the KEK, that wraps the data keys of all epochs but the first. */
+const LATER_EPOCHS_LABEL = "kiseki/v1/later-epochs";
 /** "kskd": says what was wrapped. */
 const WRAP_MAGIC = 0x6b_73_6b_64;
 const WRAP_HEADER_BYTES = 8;
@@ -39,11 +46,20 @@ function checkKek(kek: Uint8Array): void {
   if (kek.length !== KEK_BYTES) throw new RangeError(`KEK: expected ${KEK_BYTES} bytes, got ${kek.length}`);
 }
 
+function laterEpochsKey(kek: Uint8Array): Uint8Array {
+  const prk = hkdfExtract(new Uint8Array(0), kek);
+  const key = hkdfExpand32(new HmacSha256(prk), new TextEncoder().encode(LATER_EPOCHS_LABEL));
+  prk.fill(0);
+  return key;
+}
+
 /** The opened data keys of a tenant, and the keys derived from them. */
 export class KeyRing {
   readonly #epochs = new Map<number, EpochKeys>();
   readonly #namespaces = new Map<string, NamespaceKeys>();
   #current: EpochKeys | undefined;
+  /** Wraps the data keys of epochs after the first; undefined in a Worker, which gets them opened. */
+  #laterEpochs: Uint8Array | undefined;
   #wiped = false;
 
   private constructor() {}
@@ -55,8 +71,11 @@ export class KeyRing {
    */
   static open(kek: Uint8Array, wrappedKeys: readonly WrappedKey[]): KeyRing {
     if (wrappedKeys.length === 0) throw new RangeError("expected at least one wrapped data key");
+    checkKek(kek);
     const ring = new KeyRing();
-    for (const wrapped of wrappedKeys) ring.add(kek, wrapped);
+    const laterEpochs = laterEpochsKey(kek);
+    ring.#laterEpochs = laterEpochs;
+    for (const wrapped of wrappedKeys) ring.#unwrap(wrapped.epoch === FIRST_EPOCH ? kek : laterEpochs, wrapped);
     ring.#requireFirst();
     return ring;
   }
@@ -64,9 +83,15 @@ export class KeyRing {
   /** The ring of another thread of this process, from its export(). */
   static fromMaterial(material: KeyMaterial): KeyRing {
     const ring = new KeyRing();
-    for (const { epoch, key } of material.keys) ring.#insert(new EpochKeys(epoch, key.slice()));
+    ring.addMaterial(material);
     ring.#requireFirst();
     return ring;
+  }
+
+  /** Adds those of another ring's export() that are not there yet. */
+  addMaterial(material: KeyMaterial): void {
+    this.#requireAlive();
+    for (const { epoch, key } of material.keys) if (!this.#epochs.has(epoch)) this.#insert(new EpochKeys(epoch, key.slice()));
   }
 
   /** A new random data key of `epoch`, wrapped for the node. */
@@ -78,20 +103,31 @@ export class KeyRing {
     view.setUint32(0, WRAP_MAGIC);
     view.setUint32(4, epoch);
     crypto.getRandomValues(plain.subarray(WRAP_HEADER_BYTES));
-    const wrapped = aeskw(kek).encrypt(plain);
+    const wrapping = epoch === FIRST_EPOCH ? kek : laterEpochsKey(kek);
+    const wrapped = aeskw(wrapping).encrypt(plain);
+    if (wrapping !== kek) wrapping.fill(0);
     plain.fill(0);
     return { epoch, wrapped };
   }
 
-  /** Adds one epoch, such as one that another client has begun. One that is there already is left alone. */
-  add(kek: Uint8Array, { epoch, wrapped }: WrappedKey): void {
+  /**
+   * Takes up an epoch that was begun after the ring was opened; false: it is there already.
+   * @throws IntegrityError when it doesn't open
+   */
+  add(wrapped: WrappedKey): boolean {
     this.#requireAlive();
-    checkKek(kek);
+    if (this.#epochs.has(wrapped.epoch)) return false;
+    if (this.#laterEpochs === undefined) throw new Error("a ring made of opened keys can't open others");
+    this.#unwrap(this.#laterEpochs, wrapped);
+    return true;
+  }
+
+  #unwrap(wrapping: Uint8Array, { epoch, wrapped }: WrappedKey): void {
     checkEpoch(epoch);
     let plain: Uint8Array;
     try {
       if (wrapped.length !== WRAPPED_KEY_BYTES) throw new RangeError("length");
-      plain = aeskw(kek).decrypt(wrapped);
+      plain = aeskw(wrapping).decrypt(wrapped);
     } catch {
       throw new IntegrityError(`the data key of epoch ${epoch} does not open under this KEK: other credentials, or a damaged key`);
     }
@@ -133,6 +169,10 @@ export class KeyRing {
     return this.#current;
   }
 
+  get isWiped(): boolean {
+    return this.#wiped;
+  }
+
   has(epoch: number): boolean {
     return this.#epochs.has(epoch);
   }
@@ -172,6 +212,7 @@ export class KeyRing {
     for (const namespace of this.#namespaces.values()) namespace.wipe();
     this.#epochs.clear();
     this.#namespaces.clear();
+    this.#laterEpochs?.fill(0);
     this.#current = undefined;
   }
 

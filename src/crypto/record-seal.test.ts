@@ -45,7 +45,7 @@ describe("round trip", () => {
     const rotating = KeyRing.open(kek, [first]);
     const keys = rotating.namespace("default");
     const old = sealRecord(keys, inodeKey(5), 0, id, text("old"));
-    rotating.add(kek, KeyRing.newDataKey(kek, 2));
+    rotating.add(KeyRing.newDataKey(kek, 2));
     const young = sealRecord(keys, inodeKey(5), 0, id, text("young"));
     expect([...young.subarray(0, 5)]).toEqual([2, 0, 0, 0, 2]);
     expect(Buffer.from(openRecord(keys, inodeKey(5), 0, id, old)).toString()).toBe("old");

@@ -119,6 +119,11 @@ export function openRecord(keys: NamespaceKeys, recordKey: Uint8Array, link: num
   return plaintext;
 }
 
+/** The epoch that a sealed record names; null: the bytes are no such record. */
+export function epochOfRecord(sealed: Uint8Array): number | null {
+  return sealed.length >= RECORD_OVERHEAD_BYTES && sealed[0] === RECORD_VERSION ? readU32(sealed, 1) : null;
+}
+
 /**
  * The file id that an inode's sealed attributes carry. It is true when openRecord opens them with it.
  * @throws IntegrityError when the bytes are too short

@@ -53,6 +53,9 @@ self.onmessage = ({ data }: MessageEvent<ToWorker>): void => {
   } else if (data.kind === "start") {
     running = start(data);
     say({ kind: "ready" });
+  } else if (data.kind === "keys") {
+    running?.keys.addMaterial(data.keys);
+    for (const { key } of data.keys.keys) key.fill(0);
   } else {
     void close();
   }

@@ -115,6 +115,13 @@ export class TransferPool {
     await this.#submit({ kind: "get", ref, firstBlock, cells: Array.from(cells) }, timeoutMs);
   }
 
+  /** Epochs were added: chunks are sealed under the newest one from now on. `keys` is copied. */
+  addKeys(keys: KeyMaterial): void {
+    if (this.#state === "closed") return;
+    this.#keys.addMaterial(keys);
+    for (const thread of this.#threads) thread.addKeys(keys);
+  }
+
   /** put() on the calling thread, whatever runs there already; at most SMALL_BLOCKS_MAX blocks. */
   async putInline(cells: ArrayLike<number>, bytes: number, timeoutMs: number): Promise<ChunkRef> {
     return await this.#runInline((pipeline) => pipeline.put(cells, bytes, timeoutMs));

@@ -42,6 +42,8 @@ export type JobKind = keyof JobLimits;
 
 export type ToWorker =
   | StartMessage
+  /** Epochs were added. */
+  | { readonly kind: "keys"; readonly keys: KeyMaterial }
   | { readonly kind: "job"; readonly id: number; readonly job: Job; readonly timeoutMs: number }
   | { readonly kind: "close" };
 

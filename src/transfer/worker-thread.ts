@@ -1,6 +1,7 @@
 /** One chunk Worker as TransferPool sees it: jobs out, results in, and word when the thread is gone. */
 
 import type { ChunkRef } from "../crypto/chunk-seal.ts";
+import type { KeyMaterial } from "../crypto/key-ring.ts";
 import { TransportError } from "../protocol/errors.ts";
 import { workerUrl } from "../worker-url.ts";
 import { type FromWorker, type Job, type JobKind, type StartMessage, type ToWorker, unpackError } from "./worker-messages.ts";
@@ -70,6 +71,11 @@ export class WorkerThread {
     this.#jobs.set(id, { result, kind });
     this.#free[kind]--;
     this.#post({ kind: "job", id, job, timeoutMs });
+  }
+
+  /** Jobs that are given to it from now on find these keys, too. */
+  addKeys(keys: KeyMaterial): void {
+    if (this.#state === "starting" || this.#state === "ready") this.#post({ kind: "keys", keys });
   }
 
   /** Lets the Worker wipe its keys and close its connection, then ends it. Jobs that still run fail as lost. */

@@ -30,6 +30,8 @@ export interface NodeClientOptions {
   readonly knownStore?: KnownStore | null;
   /** Before "connected": the node has lost, as by a power failure, changes that were answered and never said to be durable. */
   readonly onTailLost?: (namespaces: readonly NamespaceState[]) => void;
+  /** Looks at each answer before who asked has it, and may have it wait. Rejected: who asked gets that error. */
+  readonly beforeAnswer?: (op: OpName, answer: AnswerOf<OpName>) => Promise<void> | null;
   /** Once, after connect(): the tenant's keys were destroyed, and no call succeeds any more. */
   readonly onRevoked?: (error: NodeError) => void;
   readonly logger?: NodeClientLogger;

@@ -301,7 +301,10 @@ export class NodeClient {
         const answer = decodeAnswer(pending.op, frame.header);
         this.#requireTrue(pending, answer);
         this.#store.answered(pending.op, pending.request, answer);
-        pending.resolve({ answer, body: frame.body });
+        const wait = this.#options.beforeAnswer?.(pending.op, answer) ?? null;
+        const settled = { answer, body: frame.body };
+        if (wait === null) pending.resolve(settled);
+        else wait.then(() => pending.resolve(settled), pending.reject);
       } catch (error) {
         pending.reject(error as Error);
         throw error;

@@ -2,6 +2,7 @@
  * When what a client has cached must go: no node has answered for too long, or the tenant's keys were destroyed. Whoever keeps something
  * registers how to wipe it. The state of the connection comes into this folder; "wipe now", and whether anything may still be served, go out.
  */
+import type { WrappedKey } from "../../crypto/key-ring.ts";
 import { ConnectionWatch, type WatchedNode } from "./connection-watch.ts";
 import { type AskedNode, KeyHealth } from "./key-health.ts";
 
@@ -19,6 +20,8 @@ export interface LifecycleOptions {
   readonly node: WatchedNode & AskedNode;
   readonly maxDisconnectMs: number;
   readonly keyHealthIntervalMs: number;
+  /** The tenant's keys as the node has them, once in each interval. */
+  readonly onKeys: (keys: readonly WrappedKey[]) => void;
   readonly log: LifecycleLog;
 }
 
@@ -32,9 +35,9 @@ export class Lifecycle implements Disposable {
   #revoked = false;
   #wiping: Promise<void> = Promise.resolve();
 
-  constructor({ node, maxDisconnectMs, keyHealthIntervalMs, log }: LifecycleOptions) {
+  constructor({ node, maxDisconnectMs, keyHealthIntervalMs, onKeys, log }: LifecycleOptions) {
     this.#log = log;
-    this.#health = new KeyHealth(node, keyHealthIntervalMs, () => this.revoke());
+    this.#health = new KeyHealth(node, keyHealthIntervalMs, onKeys, () => this.revoke());
     this.watch = new ConnectionWatch({
       node,
       maxDisconnectMs,

@@ -2,7 +2,7 @@
 
 import { formatAddress, parseAddresses } from "../../config/address.ts";
 import { findCredentials } from "../../config/credentials-path.ts";
-import { readCredentialsFile } from "../../crypto/credentials.ts";
+import { type Credentials, readCredentialsFile } from "../../crypto/credentials.ts";
 import { CommandError, ExitStatus } from "../../process/failure.ts";
 import { askPassphrase, readPassphraseFile } from "../../process/passphrase.ts";
 import { SESSION_ID_BYTES } from "../../protocol/limits.ts";
@@ -16,6 +16,18 @@ const REQUEST_TIMEOUT_MS = 30_000;
 
 /** @throws CommandError, CredentialsError, TransportError, and what `work` throws */
 export async function withNode<T>(options: NodeOptions, work: (client: NodeClient, tenant: string) => Promise<T>): Promise<T> {
+  return await withNodeAndKek(options, (client, credentials) => {
+    // Only the TLS identity is needed here.
+    credentials.kek.fill(0);
+    return work(client, credentials.tenant);
+  });
+}
+
+/** The same for what needs the tenant's KEK, which is overwritten afterwards. */
+export async function withNodeAndKek<T>(
+  options: NodeOptions,
+  work: (client: NodeClient, credentials: Credentials) => Promise<T>,
+): Promise<T> {
   const addresses = parseAddresses(options.dataAddr);
   if (addresses === null) throw new CommandError(ExitStatus.usage, `--data-addr ${options.dataAddr}: expected HOST:PORT[,HOST:PORT]`);
   if (options.credentials === undefined && options.tenant === undefined) {
@@ -25,10 +37,12 @@ export async function withNode<T>(options: NodeOptions, work: (client: NodeClien
   const credentials = await readCredentialsFile(path, async () =>
     options.passphraseFile === undefined ? askPassphrase(`Passphrase of ${path}: `) : readPassphraseFile(options.passphraseFile),
   );
-  // Only the TLS identity is needed here.
-  credentials.kek.fill(0);
   const tls = { ca: credentials.ca, cert: credentials.cert, key: credentials.key };
-  return await withClient(addresses.map(formatAddress), tls, (client) => work(client, credentials.tenant));
+  try {
+    return await withClient(addresses.map(formatAddress), tls, (client) => work(client, credentials));
+  } finally {
+    credentials.kek.fill(0);
+  }
 }
 
 /** Connects, works, and closes. @throws TransportError, and what `work` throws */

@@ -1,5 +1,6 @@
 /** kiseki tenant: makes tenants of a cluster and lists them, in the CA's folder, for which no node has to run; shreds them on a running one. */
 import { type Command, Option } from "commander";
+import { type NodeOptions, withNodeOptions } from "../shared/node-options.ts";
 import type {
   TenantCreateOptions,
   TenantPassphraseOptions,
@@ -9,7 +10,7 @@ import type {
 } from "./options.ts";
 
 export function registerTenant(program: Command): void {
-  const tenant = program.command("tenant").description("make, list, renew, revoke and shred the tenants of a cluster");
+  const tenant = program.command("tenant").description("make, list, renew, revoke, rotate and shred the tenants of a cluster");
   tenant
     .command("create")
     .description("make a tenant: its key-encryption key and client certificate, in one credentials file")
@@ -56,6 +57,15 @@ export function registerTenant(program: Command): void {
       const { revokeTenantCommand } = await import("./credentials.ts");
       revokeTenantCommand(name, options);
     });
+  withNodeOptions(
+    tenant
+      .command("rotate")
+      .description("begin a new data key on a running node: what is written from now on is sealed under it")
+      .argument("<name>"),
+  ).action(async (name: string, options: NodeOptions) => {
+    const { rotateTenantCommand } = await import("./rotate.ts");
+    await rotateTenantCommand(name, options);
+  });
   tenant
     .command("passphrase")
     .description("set, change or remove the passphrase of a credentials file")
