@@ -41,6 +41,19 @@ attempt("close", lambda: os.close(fd))
 `;
 const fill = (name: string, mib: number) => runOk("python3", ["-c", FILLER, join(mount.path, name), String(mib)], { timeoutMs: 120_000 });
 
+test("fallocate of more than is free is ENOSPC and changes nothing; of less it makes the file that large", async () => {
+  const file = join(mount.path, "allocated");
+  await runOk("bash", ["-c", `echo content > ${file}`]);
+  expect(await run("fallocate", ["-l", "10G", file])).toMatchObject({
+    status: 1,
+    stderr: expect.stringContaining("No space left on device"),
+  });
+  expect(await runOk("cat", [file])).toBe("content\n");
+  await runOk("fallocate", ["-l", "10M", file]);
+  expect((await runOk("stat", ["-c", "%s", file])).trim()).toBe(String(10 * MIB));
+  await runOk("rm", [file]);
+});
+
 test("a writer that fills the disk gets ENOSPC from write, fsync or close, and what was there before is unharmed", async () => {
   expect(await fill("kept", KEPT_MIB)).toBe("");
   await runOk("bash", ["-c", "mkdir folder; echo small > folder/small"], { cwd: mount.path });

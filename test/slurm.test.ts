@@ -175,6 +175,33 @@ test("a job that asks for nothing gets nothing", async () => {
   expect(left()).toEqual([]);
 });
 
+test("a job's comment is a name and nothing else, whatever is in it", async () => {
+  const folder = tempFolder("comments-");
+  const trap = join(folder, "owned");
+  writeFileSync(join(folder, "kiseki:"), "");
+  const hostile = [
+    `kiseki:/data$(touch ${trap})`,
+    `kiseki:\`touch\t${trap}\`,/data;touch ${trap}`,
+    `kiseki:'"$(id)"'\\;|&<>${trap}`,
+    "kiseki:*",
+    `kiseki:${folder}/*`,
+    "kiseki:--daemon",
+    "kiseki:--help,-x",
+    "kiseki:\u001b[2J\u001b]0;x\u0007",
+    `kiseki:${"/a".repeat(3_000)}`,
+    `* ? [a-z] kiseki:/none\n\nrm -rf ${folder}`,
+  ];
+  for (const SLURM_JOB_COMMENT of hostile) {
+    const { status, stderr } = await slurm("prolog.sh", { SLURM_JOB_COMMENT });
+    expect([status, stderr.includes(`job ${jobId} starts without staged data`)]).toEqual([0, true]);
+    // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what must not be there
+    expect(stderr).not.toMatch(/[\u0000-\u0008\u000b-\u001f\u007f]/);
+    expect((await slurm("task-prolog.sh")).stdout).toBe("");
+    expect(readdirSync(folder)).toEqual(["kiseki:"]);
+    expect(left()).toEqual([]);
+  }
+});
+
 test("what can't be staged: the job starts without, or not at all, as the operator wants it", async () => {
   const missing = { SLURM_JOB_COMMENT: "kiseki:/data,/none" };
   const without = await slurm("prolog.sh", missing);

@@ -16,7 +16,9 @@ done
 
 # The words of the comment that begin with kiseki: name datasets.
 datasets=${KISEKI_DATASETS:-}
-for word in ${SLURM_JOB_COMMENT:-}; do
+# Whoever submits a job writes the comment: it is split into words, and nothing in it is expanded.
+IFS=$' \t\n' read -r -d '' -a words < <(printf '%s\0' "${SLURM_JOB_COMMENT:-}")
+for word in "${words[@]}"; do
   case $word in kiseki:*) datasets=${word#kiseki:} ;; esac
 done
 [ -n "$datasets" ] || exit 0
@@ -44,9 +46,9 @@ for path in "${paths[@]}"; do
   left=$((end - SECONDS))
   [ "$left" -gt 0 ] || { say "$path: not staged within ${KISEKI_STAGE_TIMEOUT:-1800} s"; give_up; }
   if [ -z "$pool" ]; then
-    pool=$(kiseki_as "$SLURM_JOB_USER" "$JOB_FOLDER" stage --dataset "$path" --timeout "$left" --daemon --log-file "$JOB_LOG") || give_up
+    pool=$(kiseki_as "$SLURM_JOB_USER" "$JOB_FOLDER" stage "--dataset=$path" --timeout "$left" --daemon --log-file "$JOB_LOG") || give_up
   else
-    kiseki_as "$SLURM_JOB_USER" "$JOB_FOLDER" stage --dataset "$path" --timeout "$left" --pool "$pool" >&2 || give_up
+    kiseki_as "$SLURM_JOB_USER" "$JOB_FOLDER" stage "--dataset=$path" --timeout "$left" --pool "$pool" >&2 || give_up
   fi
 done
 printf 'KISEKI_CACHE_DIR=%s\nKISEKI_CACHE_POOL_ID=%s\n' "$JOB_FOLDER" "$pool" >"$JOB_ENVIRONMENT" || give_up

@@ -1,4 +1,5 @@
 /** How a command fails: a line on standard error, with the remedy, and an exit status. */
+import { printable } from "./printable.ts";
 
 /** Exit statuses, documented in README.md. */
 export const ExitStatus = { ok: 0, failure: 1, usage: 2, unreachable: 3, notAuthorized: 4 } as const;
@@ -24,7 +25,7 @@ export interface Failure {
 
 /** Prints the failure on standard error, in one line, and returns the exit status. */
 export function reportFailure(failure: Failure): ExitStatus {
-  if (failure.message !== "") process.stderr.write(`kiseki: ${failure.message.replaceAll("\n", " ")}\n`);
+  if (failure.message !== "") process.stderr.write(`kiseki: ${printable(failure.message.replaceAll("\n", " "))}\n`);
   if (failure.stack !== undefined) process.stderr.write(`${failure.stack}\n`);
   return failure.exitStatus;
 }

@@ -1,10 +1,12 @@
 /** What kiseki cache does; loaded only for it. */
+
 import { ControlClient, ControlUnreachable } from "../../cache/control/client.ts";
 import { ControlError, type WipeReport } from "../../cache/control/control.ts";
 import type { CacheStats } from "../../cache/control/stats.ts";
 import { failureOf } from "../../client/failure-of.ts";
 import { parseSeconds } from "../../config/units.ts";
 import { CommandError, ExitStatus, reportFailure } from "../../process/failure.ts";
+import { printable } from "../../process/printable.ts";
 import { findRuntimeEntry, isRunning, type RuntimeEntry, runtimeEntries } from "../../process/runtime-file.ts";
 import { untilStopped } from "../../process/stop-signal.ts";
 import { isKisekiMount, resolveMountpoint } from "../shared/mountpoint.ts";
@@ -102,7 +104,7 @@ export async function cacheWipe(mountpoint: string | undefined, options: CacheWi
   for (const entry of chosenMounts(mountpoint)) {
     const report = await ask(entry, (client) => client.wipe());
     process.stdout.write(
-      `${options.json === true ? JSON.stringify({ mountpoint: entry.mountpoint, ...report }) : wiped(entry.mountpoint, report)}\n`,
+      `${options.json === true ? JSON.stringify({ mountpoint: entry.mountpoint, ...report }) : wiped(printable(entry.mountpoint), report)}\n`,
     );
   }
 }

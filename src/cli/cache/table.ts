@@ -1,6 +1,8 @@
 /** The statistics of one mount as a table for people. */
+
 import { latencyQuantile } from "../../cache/control/latency-histogram.ts";
 import type { CacheStats } from "../../cache/control/stats.ts";
+import { printable } from "../../process/printable.ts";
 import { humanBytes, humanCount, humanSeconds, humanShare } from "../shared/quantities.ts";
 
 type Row = readonly string[];
@@ -77,15 +79,20 @@ function policy(values: CacheStats["policy"]): string[] {
 
 function datasets(staged: CacheStats["datasets"]): string[] {
   if (staged.length === 0) return [];
-  const rows = staged.map(({ path, state, files, bytes }) => [`  ${path}`, state, `${humanCount(files)} files`, humanBytes(bytes)]);
+  const rows = staged.map(({ path, state, files, bytes }) => [
+    `  ${printable(path)}`,
+    state,
+    `${humanCount(files)} files`,
+    humanBytes(bytes),
+  ]);
   return ["staged", ...columns(rows)];
 }
 
 export function statsTable(stats: CacheStats): string {
   const { mountpoint, tenant, mode, pid, pool } = stats;
   return [
-    `${mountpoint ?? "staging daemon"}  tenant ${tenant}, mode ${mode}, process ${pid}, since ${stats.startedAt}`,
-    `pool      ${pool === null ? "none" : `${pool.id}  ${pool.path}`}`,
+    `${printable(mountpoint ?? "staging daemon")}  tenant ${tenant}, mode ${mode}, process ${pid}, since ${stats.startedAt}`,
+    `pool      ${pool === null ? "none" : `${pool.id}  ${printable(pool.path)}`}`,
     ...tiers(stats),
     ...disk(stats.l2, mode),
     `wipes     ${counts(stats.wipes)}`,

@@ -1,4 +1,5 @@
 /** What kiseki scrub does; loaded only for it. */
+
 import { lstatSync, readdirSync } from "node:fs";
 import { isAbsolute, join, resolve } from "node:path";
 import { CacheFolder } from "../../cache/pool/cache-folder.ts";
@@ -9,6 +10,7 @@ import { parseSeconds } from "../../config/units.ts";
 import { clearDeadMount } from "../../mount/mountpoint.ts";
 import { CommandError, ExitStatus } from "../../process/failure.ts";
 import { ownCommand } from "../../process/own-command.ts";
+import { printable } from "../../process/printable.ts";
 import { findRuntimeEntry } from "../../process/runtime-file.ts";
 import { untilStopped } from "../../process/stop-signal.ts";
 import { humanBytes, humanCount } from "../shared/quantities.ts";
@@ -29,7 +31,7 @@ export async function scrubCommand(options: ScrubCommandOptions): Promise<void> 
     failure = await scrubFolders(chosenFolders(options), options);
     if (intervalMs === null) break;
     // A folder that can't be scrubbed now may be the next time.
-    if (failure !== null) process.stderr.write(`kiseki: ${(failure as Error).message}\n`);
+    if (failure !== null) process.stderr.write(`kiseki: ${printable((failure as Error).message)}\n`);
     await pause(intervalMs, stop);
   } while (stop?.aborted !== true);
   if (failure !== null && intervalMs === null) throw failure;
@@ -109,7 +111,7 @@ async function scrubFolder(path: string, options: ScrubCommandOptions): Promise<
   becomeOwner(path);
   const folder = CacheFolder.openExisting(path);
   const print = (pool: ScrubbedPool): void => {
-    if (options.json !== true && pool.state !== "live") process.stdout.write(`${poolLine(path, pool)}\n`);
+    if (options.json !== true && pool.state !== "live") process.stdout.write(`${printable(poolLine(path, pool))}\n`);
   };
   const pools =
     folder === null ? [] : await scrub(folder, { dryRun: options.dryRun, beforeWipe: letGoOf, onPool: print, onProgress: progressLine() });
@@ -118,7 +120,7 @@ async function scrubFolder(path: string, options: ScrubCommandOptions): Promise<
     const counts = { wiped: count("wiped"), dead: count("dead"), live: count("live"), failed: count("failed") };
     process.stdout.write(`${JSON.stringify({ cacheDir: path, dryRun: options.dryRun === true, ...counts, pools })}\n`);
   } else if (options.watch === undefined && pools.every((pool) => pool.state === "live")) {
-    process.stdout.write(`${path}: nothing to scrub${pools.length === 0 ? "" : `, ${pools.length} in use`}\n`);
+    process.stdout.write(`${printable(path)}: nothing to scrub${pools.length === 0 ? "" : `, ${pools.length} in use`}\n`);
   }
   const failed = pools.find((pool) => pool.state === "failed");
   if (failed === undefined) return;

@@ -1,4 +1,5 @@
 /** kiseki stage --daemon: finds the daemon that has the dataset, or starts one, and has it stage. */
+
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { packCredentials } from "../../client/credential-handover.ts";
@@ -10,6 +11,7 @@ import { resolveClientConfig } from "../../config/mount-config.ts";
 import type { Credentials } from "../../crypto/credentials.ts";
 import { defaultLogFile, runBackground, startBackground } from "../../process/background-process.ts";
 import { CommandError, ExitStatus } from "../../process/failure.ts";
+import { printable } from "../../process/printable.ts";
 import { untilStopped } from "../../process/stop-signal.ts";
 import { datasetId, datasetName } from "../../staging/datasets.ts";
 import { humanBytes, humanCount } from "../shared/quantities.ts";
@@ -34,7 +36,7 @@ export async function stageByDaemon({ given, path, timeoutMs, pool: id }: Daemon
     (await findDaemon({ config, tenant: credentials.tenant, path, id })) ?? (await startDaemon(config, credentials, { path, id }, stop));
   const leftMs = timeoutMs === null ? null : Math.max(timeoutMs - (performance.now() - begin), 1);
   const { files, bytes } = await stageInto(pool, path, { timeoutMs: leftMs, stop });
-  process.stderr.write(`kiseki: staged ${path}: ${humanCount(files)} file${files === 1 ? "" : "s"}, ${humanBytes(bytes)}\n`);
+  process.stderr.write(`kiseki: staged ${printable(path)}: ${humanCount(files)} file${files === 1 ? "" : "s"}, ${humanBytes(bytes)}\n`);
   process.stdout.write(`${pool.place.id}\n`);
 }
 

@@ -1,6 +1,8 @@
 /** How far staging is, on standard error: a bar on a terminal, a line every few seconds otherwise. */
+
 import { type Options, type Params, SingleBar } from "cli-progress";
 import type { StageProgress } from "../../cache/control/control.ts";
+import { printable } from "../../process/printable.ts";
 import { humanBytes, humanCount, humanSeconds } from "../shared/quantities.ts";
 
 /** Between two lines where there is no terminal. */
@@ -69,7 +71,7 @@ class LineReporter implements StageReporter {
     this.#rate.add(progress.bytesDone, now);
     if (now < this.#nextMs || progress.files === 0) return;
     this.#nextMs = now + LINE_INTERVAL_MS;
-    process.stderr.write(`kiseki: staging ${this.#path}: ${progressText(progress, this.#rate.bytesPerSecond)}\n`);
+    process.stderr.write(`kiseki: staging ${printable(this.#path)}: ${progressText(progress, this.#rate.bytesPerSecond)}\n`);
   }
 
   end(): void {}

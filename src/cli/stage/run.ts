@@ -1,4 +1,5 @@
 /** What kiseki stage does; loaded only for it. */
+
 import { existsSync } from "node:fs";
 import { posix } from "node:path";
 import type { StagedDataset } from "../../cache/control/stats.ts";
@@ -8,6 +9,7 @@ import { GivenOptions } from "../../config/mount-config.ts";
 import { mountOptionsOfEnvironment } from "../../config/mount-options.ts";
 import { parseSeconds } from "../../config/units.ts";
 import { CommandError, ExitStatus } from "../../process/failure.ts";
+import { printable } from "../../process/printable.ts";
 import { untilStopped } from "../../process/stop-signal.ts";
 import { humanBytes, humanCount } from "../shared/quantities.ts";
 import type { StageOrder } from "./options.ts";
@@ -72,7 +74,7 @@ function parseTimeout(text: string): number {
 }
 
 function described({ path, files, bytes }: Pick<StagedDataset, "path" | "files" | "bytes">): string {
-  return `${path}: ${humanCount(files)} file${files === 1 ? "" : "s"}, ${humanBytes(bytes)}`;
+  return `${printable(path)}: ${humanCount(files)} file${files === 1 ? "" : "s"}, ${humanBytes(bytes)}`;
 }
 
 async function showStatus(places: readonly PoolPlace[], json: boolean): Promise<void> {
@@ -106,7 +108,7 @@ async function releaseOne(cacheDir: string, filter: Parameters<typeof poolPlaces
   }
   for (const { client, place } of holding) {
     const { bytes } = await client.release({ path });
-    process.stdout.write(`kiseki: released ${path}, ${humanBytes(bytes)} of pool ${place.id}\n`);
+    process.stdout.write(`kiseki: released ${printable(path)}, ${humanBytes(bytes)} of pool ${place.id}\n`);
   }
 }
 

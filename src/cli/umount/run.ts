@@ -1,4 +1,5 @@
 /** What kiseki umount does. */
+
 import { open, stat } from "node:fs/promises";
 import { dirname } from "node:path";
 import { MNT_DETACH } from "../../../ffi/libc/constants.ts";
@@ -8,6 +9,7 @@ import { lockPath, readPoolRecord } from "../../cache/pool/pool-record.ts";
 import { Errno } from "../../fs/posix/errno.ts";
 import { endByForce } from "../../process/end-by-force.ts";
 import { CommandError, ExitStatus } from "../../process/failure.ts";
+import { printable } from "../../process/printable.ts";
 import { findRuntimeFile, isRunning, type RuntimeEntry } from "../../process/runtime-file.ts";
 import { isKisekiMount, resolveMountpoint } from "../shared/mountpoint.ts";
 import { humanBytes } from "../shared/quantities.ts";
@@ -28,18 +30,18 @@ export async function unmount(text: string, options: UmountOptions): Promise<voi
   const entry = found?.entry ?? null;
   // Without a process nobody would answer; its mount is stale and can only be removed.
   const asked = entry !== null && options.force !== true;
-  const ended = asked ? await tellWhenSlow(`writing out ${mountpoint}`, flush(mountpoint)) : null;
+  const ended = asked ? await tellWhenSlow(`writing out ${printable(mountpoint)}`, flush(mountpoint)) : null;
   const flushes = asked && ended === null;
-  if (ended !== null) process.stderr.write(`kiseki: ${mountpoint}: ${ended}; what was unwritten is lost\n`);
+  if (ended !== null) process.stderr.write(`kiseki: ${printable(mountpoint)}: ${ended}; what was unwritten is lost\n`);
   const leftAlone = found !== null && options.force === true ? endByForce(found.entry, found.path) : null;
   if (leftAlone !== null) process.stderr.write(`kiseki: process ${found?.entry.pid} was not killed: ${leftAlone}\n`);
   detach(mountpoint, options);
   if (options.lazy === true) {
-    console.log(`${mountpoint}: ${flushes ? "flushed; " : ""}unmounted, ends when its last file is closed`);
+    console.log(`${printable(mountpoint)}: ${flushes ? "flushed; " : ""}unmounted, ends when its last file is closed`);
     return;
   }
   if (entry !== null && leftAlone === null) await untilEnded(entry);
-  console.log(`${mountpoint}: ${flushes ? "flushed and unmounted" : "unmounted"}`);
+  console.log(`${printable(mountpoint)}: ${flushes ? "flushed and unmounted" : "unmounted"}`);
 }
 
 /**

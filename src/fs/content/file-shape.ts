@@ -176,8 +176,21 @@ export async function fallocate(
     await writer.writeOutLocked(namespace, inode, false);
     await clearRange(namespace, inode, caller, offset, end);
   }
+  if (!punches) await requireRoom(namespace, inode, offset, end);
   if (!keepsSize && end > inode.size) await truncate(namespace, writer, inode, caller, { size: end });
   else if (!punches && !zeroes) await markModified(namespace, inode, caller);
+}
+
+/**
+ * Nothing is set aside: a hole costs nothing until it is written. But what could never be written is refused now.
+ * @throws FsError ENOSPC
+ */
+async function requireRoom(namespace: Namespace, inode: Inode, offset: Offset, end: Offset): Promise<void> {
+  const { freeBytes } = await namespace.shard.statfs();
+  // What the file has already, wherever it lies, may be in the range.
+  const wanted = BigInt(end) - BigInt(offset) - BigInt(inode.stored.allocated);
+  if (wanted > BigInt(freeBytes))
+    throw new FsError("ENOSPC", `inode ${inode.ino}: ${wanted} bytes were to be allocated, and ${freeBytes} are free`);
 }
 
 /** What file_modified() does on a local filesystem, for a change that leaves every byte as it is. */
