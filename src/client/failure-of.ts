@@ -67,6 +67,7 @@ function nodeFailure(error: NodeError): Failure {
     case "bad_request":
     case "missing_chunk":
     case "too_many":
+    case "over_quota":
       return failed("");
   }
 }

@@ -182,6 +182,12 @@ export class ClientConnection implements FrameHandler {
     return { name, id, seq, durableSeq, recoveredSeq };
   }
 
+  async #statfs(ns: string): Promise<Reply<"statfs">> {
+    const tenant = this.#tenant;
+    const { inodes } = await tenant.namespace(ns).shard.usage();
+    return { answer: { ...(await tenant.space()), inodes } };
+  }
+
   #operations(): HandlerTable {
     return {
       hello: (request) => this.#hello(request),
@@ -214,8 +220,7 @@ export class ClientConnection implements FrameHandler {
       namespaceState: async ({ ns }) => ({
         answer: { state: await this.#state(this.#tenant, this.#tenant.namespace(ns), new Uint8Array(0)) },
       }),
-      statfs: ({ ns }) =>
-        then(this.#tenant.namespace(ns).shard.inodeCount(), (inodes) => ({ answer: { ...this.#tenant.chunks.space(), inodes } })),
+      statfs: ({ ns }) => this.#statfs(ns),
 
       policyGet: ({ namespaces, workload }) => {
         const names = namespaces.length === 0 ? this.#tenant.names() : namespaces;

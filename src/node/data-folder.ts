@@ -5,6 +5,7 @@
  *     DIR/pki/                                   see pki/cluster.ts
  *     DIR/listen                                 address of the running node, for scripts
  *     DIR/policy.json  policy.json.lock          cache policy, written by kiseki policy; see policy-document.ts
+ *     DIR/limits.json                            what tenants may store, written by kiseki tenant limit; see limits.ts
  *     DIR/tmp/<tenant>/                          chunks half written
  *     DIR/tenants/<tenant>/namespaces/<name>/    one shard each
  *     DIR/tenants/<tenant>/chunks/<2 hex>/       sealed chunks
@@ -28,6 +29,9 @@ export class DataFolder {
   }
   get policy(): string {
     return join(this.path, "policy.json");
+  }
+  get limits(): string {
+    return join(this.path, "limits.json");
   }
   get tenants(): string {
     return join(this.path, "tenants");

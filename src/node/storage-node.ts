@@ -20,6 +20,7 @@ import { DiskSlots } from "./disk-slots.ts";
 import { Doorkeeper, type PartialLimits } from "./doorkeeper.ts";
 import { DEFAULT_NAMESPACE } from "./engines/engine.ts";
 import { SqliteEngine } from "./engines/sqlite.ts";
+import { LimitsStore } from "./limits.ts";
 import { NodeDatabase } from "./node-database.ts";
 import { PolicyStore } from "./policy-store.ts";
 import { removeShredded } from "./remove-shredded.ts";
@@ -71,6 +72,7 @@ export class StorageNode implements NodeServices {
   readonly #engine: SqliteEngine;
   /** Of one more tenant. */
   readonly #disk: () => SharedDisk;
+  readonly #limits: LimitsStore;
   readonly #tenants: Map<string, Tenant>;
   readonly #arriving = new Map<string, Promise<Tenant>>();
   readonly #connections = new Set<FrameSession>();
@@ -89,7 +91,9 @@ export class StorageNode implements NodeServices {
     tenants: Map<string, Tenant>,
     disk: () => SharedDisk,
     lanes: Lanes,
+    limits: LimitsStore,
   ) {
+    this.#limits = limits;
     this.#disk = disk;
     this.#options = options;
     this.#revoked = new RevokedList(folder.pki);
@@ -128,6 +132,9 @@ export class StorageNode implements NodeServices {
     const slots = new DiskSlots();
     const disk = () => ({ open: chunkFiles, slots: slots.tenant() });
     const lanes = new Lanes();
+    const limits = new LimitsStore(folder.limits, (error) => {
+      options.logger.error({ err: error }, "the limits of tenants can't be read; those before hold");
+    });
     const engine = new SqliteEngine(folder.tenants, {
       lane: (tenant) => lanes.lane(tenant),
       onDamaged: (tenant, namespace, record) =>
@@ -142,9 +149,9 @@ export class StorageNode implements NodeServices {
     });
     try {
       const { cluster, tls } = await ensureCluster(folder.pki, hostname());
-      const tenants = await openTenants(folder, engine, database.shreddedTenants, disk);
+      const tenants = await openTenants(folder, engine, database.shreddedTenants, disk, limits);
       if (options.restored === true) await skipNumbers(tenants);
-      const node = new StorageNode(options, folder, cluster, database, engine, tenants, disk, lanes);
+      const node = new StorageNode(options, folder, cluster, database, engine, tenants, disk, lanes, limits);
       sessions = node.sessions;
       node.sessions.load();
       if (options.restored === true) await node.#adoptAll();
@@ -293,7 +300,12 @@ export class StorageNode implements NodeServices {
   }
 
   async #welcome(name: string): Promise<Tenant> {
-    const tenant = new Tenant(name, this.#engine, new LocalChunkStore(this.#folder.chunks(name), this.#folder.aside(name), this.#disk()));
+    const tenant = new Tenant(
+      name,
+      this.#engine,
+      new LocalChunkStore(this.#folder.chunks(name), this.#folder.aside(name), this.#disk()),
+      () => this.#limits.of(name),
+    );
     await tenant.createNamespace(DEFAULT_NAMESPACE);
     this.#tenants.set(name, tenant);
     this.#logger.info({ tenant: name }, "new tenant");
@@ -351,6 +363,7 @@ export async function openTenants(
   engine: SqliteEngine,
   shredded: ReadonlySet<string>,
   disk?: () => SharedDisk,
+  limits?: LimitsStore,
 ): Promise<Map<string, Tenant>> {
   const tenants = new Map<string, Tenant>();
   for (const name of folder.tenantNames()) {
@@ -358,7 +371,12 @@ export async function openTenants(
     // Made by a first contact that did not get further than its folder: as good as never here.
     if (!existsSync(join(folder.tenants, name, "namespaces"))) continue;
     engine.cleanUp(name);
-    const tenant = new Tenant(name, engine, new LocalChunkStore(folder.chunks(name), folder.aside(name), disk?.()));
+    const tenant = new Tenant(
+      name,
+      engine,
+      new LocalChunkStore(folder.chunks(name), folder.aside(name), disk?.()),
+      limits && (() => limits.of(name)),
+    );
     await tenant.load();
     tenants.set(name, tenant);
   }

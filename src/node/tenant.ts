@@ -2,12 +2,14 @@
 import { NodeError } from "../protocol/errors.ts";
 import { NAMESPACE_NAME_PATTERN, NAMESPACES_MAX, ROOT_INO } from "../protocol/limits.ts";
 import type { CommitResult, Delta } from "../protocol/messages.ts";
+import { isAttrKey, isRegionKey } from "../protocol/record-keys.ts";
 import { ChunkHolds } from "./chunks/chunk-holds.ts";
 import type { ChunkStore } from "./chunks/chunk-store.ts";
 import { chunkName } from "./engines/chunk-list.ts";
 import type { MetadataEngine, Shard } from "./engines/engine.ts";
 import { inosOfDelta } from "./engines/touched-inos.ts";
 import { LeaseBudget, NamespaceLeases } from "./leases.ts";
+import type { TenantLimits } from "./limits.ts";
 import type { Session } from "./session.ts";
 
 export interface Namespace {
@@ -37,7 +39,12 @@ export class Tenant {
   /** Until then the leases of the node's previous run may live on in clients, and commits wait. */
   #grace: Promise<void> | null = null;
 
-  constructor(name: string, engine: MetadataEngine, chunks: ChunkStore) {
+  readonly #limits: () => TenantLimits;
+  /** Inodes and bytes that deltas and chunks on their way will add. */
+  readonly #coming = { inodes: 0, bytes: 0 };
+
+  constructor(name: string, engine: MetadataEngine, chunks: ChunkStore, limits: () => TenantLimits = () => ({})) {
+    this.#limits = limits;
     this.name = name;
     this.#engine = engine;
     this.chunks = chunks;
@@ -78,6 +85,10 @@ export class Tenant {
     if (!NAMESPACE_NAME_PATTERN.test(name)) throw new NodeError("bad_request", "not a namespace name");
     await this.#inTurn(async () => {
       if (this.#namespaces.has(name)) throw new NodeError("exists", `namespace ${name} exists`);
+      const { namespaces: limit } = this.#limits();
+      if (limit !== undefined && this.#namespaces.size >= limit) {
+        throw new NodeError("over_quota", `tenant ${this.name} may have ${limit} namespaces`);
+      }
       if (this.#namespaces.size >= NAMESPACES_MAX) throw new NodeError("bad_request", `a tenant has at most ${NAMESPACES_MAX} namespaces`);
       await this.#open(name);
     });
@@ -116,6 +127,16 @@ export class Tenant {
 
   async commit(namespace: Namespace, by: Committer, delta: Delta): Promise<CommitResult> {
     if (this.#grace !== null) await this.#grace;
+    const { inodes, bytes } = growthOf(delta);
+    const stored = by.session === null ? null : await this.#reserve(inodes, bytes);
+    try {
+      return await this.#commit(namespace, by, delta);
+    } finally {
+      stored?.();
+    }
+  }
+
+  async #commit(namespace: Namespace, by: Committer, delta: Delta): Promise<CommitResult> {
     const pinned = delta.puts.some((put) => put.chunks.length > 0) ? await this.#pinChunks(namespace.shard, delta) : null;
     try {
       let wait: Promise<unknown> | null = null;
@@ -167,6 +188,45 @@ export class Tenant {
     }
   }
 
+  /** What the tenant has stored: inodes of all namespaces, and bytes of chunks (each once) and records. */
+  async usage(): Promise<{ inodes: number; bytes: number }> {
+    const sum = { inodes: 0, bytes: await this.chunks.usedBytes() };
+    for (const { shard } of this.namespaces()) {
+      const { inodes, bytes } = await shard.usage();
+      sum.inodes += inodes;
+      sum.bytes += bytes;
+    }
+    return sum;
+  }
+
+  /** Bytes of what the tenant may use, and those that are left of it. */
+  async space(): Promise<{ totalBytes: number; freeBytes: number }> {
+    const disk = this.chunks.space();
+    const { bytes: limit } = this.#limits();
+    if (limit === undefined) return disk;
+    const { bytes } = await this.usage();
+    return { totalBytes: Math.min(disk.totalBytes, limit), freeBytes: Math.max(0, Math.min(disk.freeBytes, limit - bytes)) };
+  }
+
+  /** @throws NodeError "over_quota" @returns what to call when it is stored, or was not; null: there is no limit */
+  async #reserve(inodes: number, bytes: number): Promise<(() => void) | null> {
+    const limits = this.#limits();
+    const isLimited = (inodes > 0 && limits.inodes !== undefined) || (bytes > 0 && limits.bytes !== undefined);
+    if (!isLimited) return null;
+    const used = await this.usage();
+    const over = (what: string, limit: number): NodeError => new NodeError("over_quota", `tenant ${this.name} may have ${limit} ${what}`);
+    if (inodes > 0 && limits.inodes !== undefined && used.inodes + this.#coming.inodes + inodes > limits.inodes)
+      throw over("inodes", limits.inodes);
+    if (bytes > 0 && limits.bytes !== undefined && used.bytes + this.#coming.bytes + bytes > limits.bytes)
+      throw over("bytes", limits.bytes);
+    this.#coming.inodes += inodes;
+    this.#coming.bytes += bytes;
+    return () => {
+      this.#coming.inodes -= inodes;
+      this.#coming.bytes -= bytes;
+    };
+  }
+
   isPinned(id: Uint8Array): boolean {
     return this.#pinned.has(chunkName(id));
   }
@@ -196,11 +256,29 @@ export class Tenant {
   async putChunk(session: Uint8Array, id: Uint8Array, body: Uint8Array): Promise<{ existed: boolean }> {
     // Before it is there: it could be collected before this knows that it was.
     this.holds.hold(session, id);
+    let stored: (() => void) | null = null;
     try {
+      // One that is there is not stored again.
+      if (!(await this.chunks.exists(id))) stored = await this.#reserve(0, body.length);
       return await this.chunks.put(id, body);
     } catch (error) {
       this.holds.settle(session, [id]);
       throw error;
+    } finally {
+      stored?.();
     }
   }
+}
+
+/** Inodes that a delta makes, and bytes of what it makes them of: a change of what is there, and above all a deletion, is never refused. */
+function growthOf({ checks, puts }: Delta): { inodes: number; bytes: number } {
+  let inodes = 0;
+  let bytes = 0;
+  const isNew = (key: Uint8Array): boolean => checks.some((check) => check.kind === "absent" && Buffer.compare(check.key, key) === 0);
+  for (const { key, value } of puts) {
+    if (isAttrKey(key) && isNew(key)) inodes++;
+    // Small files stand in their region's record.
+    if (isRegionKey(key)) bytes += value.length;
+  }
+  return { inodes, bytes };
 }

@@ -52,6 +52,7 @@ export const NODE_ERRORS = [
   "no_space", // the node's disk is full
   "io", // the node's disk failed
   "damaged", // stored bytes fail the node's own checksum
+  "over_quota", // the tenant has as much as it may: delete something
   "too_many", // the tenant has as many connections or sessions as it may
   "shutting_down", // try again, the node restarts
   "session_lost", // hello first

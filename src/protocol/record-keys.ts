@@ -14,6 +14,8 @@ import { SESSION_ID_BYTES } from "./limits.ts";
 
 export const KEY_KIND_INODE = 0x01;
 const KEY_KIND_DENTRY = 0x02;
+/** Kind, inode number, sub key. */
+const INODE_KEY_BYTES = 10;
 export const KEY_KIND_ORPHAN = 0x03;
 
 export const INODE_SUB_ATTR = 0x00;
@@ -61,6 +63,11 @@ export function regionPrefix(ino: number): Uint8Array {
 /** The region number in a key made by `regionKey`. */
 export function regionOfKey(key: Uint8Array): number {
   return readU64(key, 10);
+}
+
+/** Whether a key is that of an inode's attributes. */
+export function isAttrKey(key: Uint8Array): boolean {
+  return key.length === INODE_KEY_BYTES && key[0] === KEY_KIND_INODE && key[INODE_KEY_BYTES - 1] === INODE_SUB_ATTR;
 }
 
 /** Whether `key` is one that `regionKey` makes: only records under these refer to chunks. */

@@ -3,6 +3,7 @@ import { type Command, Option } from "commander";
 import { type NodeOptions, withNodeOptions } from "../shared/node-options.ts";
 import type {
   TenantCreateOptions,
+  TenantLimitOptions,
   TenantPassphraseOptions,
   TenantRenewOptions,
   TenantRevokeOptions,
@@ -66,6 +67,19 @@ export function registerTenant(program: Command): void {
     const { rotateTenantCommand } = await import("./rotate.ts");
     await rotateTenantCommand(name, options);
   });
+  tenant
+    .command("limit")
+    .description("limit what a tenant may store, or, without an option, print its limits; a running node obeys within a second")
+    .argument("<name>")
+    .requiredOption("--data-dir <dir>", "the storage node's data folder")
+    .option("--bytes <size>", "of chunks, each stored once, and records: 10T, or none for no limit")
+    .option("--inodes <n>", "files and folders of all namespaces: 50M, or none")
+    .option("--namespaces <n>", "namespaces: 100, or none")
+    .option("--json", "print JSON")
+    .action(async (name: string, options: TenantLimitOptions) => {
+      const { limitTenantCommand } = await import("./limit.ts");
+      limitTenantCommand(name, options);
+    });
   tenant
     .command("passphrase")
     .description("set, change or remove the passphrase of a credentials file")

@@ -25,6 +25,15 @@ export interface TenantRevokeOptions {
 }
 
 /** As given on the command line. */
+export interface TenantLimitOptions {
+  readonly dataDir: string;
+  readonly bytes?: string;
+  readonly inodes?: string;
+  readonly namespaces?: string;
+  readonly json?: boolean;
+}
+
+/** As given on the command line. */
 export interface TenantPassphraseOptions {
   readonly passphraseFile?: string;
   readonly newPassphraseFile?: string;

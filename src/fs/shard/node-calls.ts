@@ -39,6 +39,8 @@ export function toFsError(error: unknown, doing: string): unknown {
     switch (error.code) {
       case "no_space":
         return new FsError("ENOSPC", `${doing}: the storage node is full`, { cause: error });
+      case "over_quota":
+        return new FsError("EDQUOT", `${doing}: ${error.message}`, { cause: error });
       case "not_authorized":
         return new FsError("EACCES", `${doing}: not authorized`, { cause: error });
       case "key_revoked":

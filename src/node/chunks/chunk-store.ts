@@ -42,6 +42,8 @@ export interface ChunkStore {
   verify(id: Uint8Array): Promise<string | null>;
   /** Bytes of the disk, and those that chunks can still be put into. */
   space(): { totalBytes: number; freeBytes: number };
+  /** Bytes of all chunks as stored. The first call counts them, which takes a while; from then on it is kept. */
+  usedBytes(): MaybePromise<number>;
   /** Lets go of what it keeps open. */
   close(): void;
 }

@@ -18,6 +18,7 @@ import type { MaybePromise } from "../engines/engine.ts";
 import { syncFolder } from "../engines/file-sync.ts";
 import { toNodeError } from "../engines/sqlite-errors.ts";
 import { CHUNK_PARTS, type ChunkInfo, type ChunkPart, type ChunkStore } from "./chunk-store.ts";
+import { ChunkUsage } from "./chunk-usage.ts";
 import { ChunkWriter } from "./chunk-writer.ts";
 import { OpenFiles } from "./open-files.ts";
 import { ReadOnce } from "./read-once.ts";
@@ -77,6 +78,7 @@ export class LocalChunkStore implements ChunkStore {
   /** Ids whose deletion is being decided or done. */
   readonly #deleting = new Set<string>();
   #asideCount = 0;
+  readonly #usage = new ChunkUsage();
 
   /** Makes both folders (mode 0700); whatever an earlier process left in `aside` is removed. @throws NodeError */
   constructor(root: string, aside: string, { open, slots }: SharedDisk = {}) {
@@ -145,7 +147,11 @@ export class LocalChunkStore implements ChunkStore {
           return { existed: true };
         }
         this.#checkRoom(body.length);
-        await this.#onDisk(() => this.#write(path, body));
+        await this.#usage.change(
+          id[0] ?? 0,
+          () => this.#sizeOf(path),
+          () => this.#onDisk(() => this.#write(path, body)),
+        );
         this.#open.drop(path);
         this.#damaged.delete(chunkName(id));
         this.#remember(chunkName(id));
@@ -156,6 +162,10 @@ export class LocalChunkStore implements ChunkStore {
         throw toNodeError(error);
       }
     });
+  }
+
+  #sizeOf(path: string): number {
+    return statSync(path, { throwIfNoEntry: false })?.size ?? 0;
   }
 
   /** What occupies a thread of the pool, and the disk. */
@@ -286,7 +296,11 @@ export class LocalChunkStore implements ChunkStore {
       this.#deleting.add(name);
       try {
         if (await keep(statSync(path).mtimeMs)) return false;
-        await unlink(path);
+        await this.#usage.change(
+          id[0] ?? 0,
+          () => this.#sizeOf(path),
+          () => unlink(path),
+        );
         this.#open.drop(path);
         return true;
       } catch (error) {
@@ -324,6 +338,19 @@ export class LocalChunkStore implements ChunkStore {
       if (error instanceof NodeError && error.code === "damaged") return error.message;
       return `chunk ${hex(id)} can't be read: ${error instanceof Error ? error.message : String(error)}`;
     }
+  }
+
+  usedBytes(): MaybePromise<number> {
+    if (this.#usage.isCounted) return this.#usage.bytes;
+    return this.#usage.count((part) => this.#partBytes(part));
+  }
+
+  /** In one turn: no put or delete is noted in between. */
+  #partBytes(part: number): number {
+    const folder = join(this.#root, partName(part));
+    let bytes = 0;
+    for (const name of readdirSync(folder)) bytes += statSync(join(folder, name), { throwIfNoEntry: false })?.size ?? 0;
+    return bytes;
   }
 
   close(): void {

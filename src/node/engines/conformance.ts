@@ -30,10 +30,10 @@ export function engineConformance(name: string, makeFixture: () => EngineFixture
     test("counts inodes", async () => {
       await commit({ puts: [2, 3, 4].map((ino) => put(inodeKey(ino), "x")) });
       await commit({ puts: [put(inodeKey(3), "y"), put(regionKey(3, 0), "y")], deletes: [inodeKey(2), inodeKey(99)] });
-      expect(await tested.shard.inodeCount()).toBe(2);
+      expect((await tested.shard.usage()).inodes).toBe(2);
       await commit({ deletePrefixes: [inodePrefix(3)] });
       await reopen();
-      expect(await tested.shard.inodeCount()).toBe(1);
+      expect((await tested.shard.usage()).inodes).toBe(1);
     });
 
     describe("chunk references", () => {

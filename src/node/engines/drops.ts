@@ -27,6 +27,9 @@ export class Drops {
   /** Prefixes, or whole keys, as latin1 text: what they begin is deleted. */
   readonly #noted = new Set<string>();
 
+  /** Told of the value's bytes of each record that is gone. */
+  onRemoved: (bytes: number) => void = () => undefined;
+
   constructor(sql: Statements) {
     this.#sql = sql;
   }
@@ -98,6 +101,7 @@ export class Drops {
       return;
     }
     this.#sql.remove.run(row.key);
+    this.onRemoved(row.bytes);
     if (done > 0) this.#sql.setDropDone.run(0, prefix);
   }
 }

@@ -52,6 +52,14 @@ export interface ShardEvent {
   inos: number[];
 }
 
+/** What a shard holds. */
+export interface ShardUsage {
+  /** With an attribute record. */
+  inodes: number;
+  /** Of the values of all records. */
+  bytes: number;
+}
+
 /** How far a shard has come. Sequence numbers of deltas. */
 export interface ShardState {
   /** NAMESPACE_ID_BYTES, random: of this shard alone. */
@@ -93,8 +101,7 @@ export interface Shard {
   skipNumbers(): Promise<void>;
   /** Numbers never handed out before, also not before a crash. */
   grantInos(count: number): Promise<{ first: number; count: number }>;
-  /** Inodes with an attribute record. */
-  inodeCount(): MaybePromise<number>;
+  usage(): MaybePromise<ShardUsage>;
 
   newChunks(puts: Delta["puts"]): MaybePromise<NewChunks>;
   /** Whether a record refers to the chunk, or did so within the last `graceMs`. */

@@ -5,7 +5,7 @@
 import { NodeError } from "../../protocol/errors.ts";
 import type { Delta } from "../../protocol/messages.ts";
 import type { Lane } from "../../transport/lanes.ts";
-import type { CommitOutcome, CommitRequest, MaybePromise, NewChunks, Shard, ShardEvent, ShardState } from "./engine.ts";
+import type { CommitOutcome, CommitRequest, MaybePromise, NewChunks, Shard, ShardEvent, ShardState, ShardUsage } from "./engine.ts";
 
 /** A shard that nobody calls is closed after this long. */
 const IDLE_MS = 60_000;
@@ -92,6 +92,14 @@ function hasLoose(shard: ClosableShard): boolean {
   }
 }
 
+function usageOf(shard: ClosableShard): ShardUsage | null {
+  try {
+    return shard.usage() as ShardUsage;
+  } catch {
+    return null;
+  }
+}
+
 export class LazyShard implements Shard {
   readonly #shards: OpenShards;
   readonly #make: () => ClosableShard;
@@ -105,6 +113,7 @@ export class LazyShard implements Shard {
   #users = 0;
   usedRound = 0;
   #hasLoose = false;
+  #usage: ShardUsage | null = null;
   /** How far it was when it was opened first: what came later is of this run. */
   #recoveredSeq: number | null = null;
 
@@ -131,6 +140,7 @@ export class LazyShard implements Shard {
     if (shard === null) return this.#closing ?? Promise.resolve();
     this.#shard = null;
     this.#hasLoose = hasLoose(shard);
+    this.#usage = usageOf(shard);
     this.#closing = shard
       .close()
       .catch(() => undefined)
@@ -218,8 +228,10 @@ export class LazyShard implements Shard {
   async grantInos(count: number): Promise<{ first: number; count: number }> {
     return await this.#use((shard) => shard.grantInos(count));
   }
-  inodeCount(): MaybePromise<number> {
-    return this.#use((shard) => shard.inodeCount());
+  /** Of a shard that is closed, as it was then: it is not opened for that again. */
+  usage(): MaybePromise<ShardUsage> {
+    if (this.#shard === null && this.#usage !== null) return this.#usage;
+    return this.#use((shard) => shard.usage());
   }
   newChunks(puts: Delta["puts"]): MaybePromise<NewChunks> {
     return this.#use((shard) => shard.newChunks(puts));

@@ -1,7 +1,7 @@
 /** Applies deltas inside the transaction that the shard has begun. */
 import { NodeError } from "../../protocol/errors.ts";
 import type { Check, Counters, Delta } from "../../protocol/messages.ts";
-import { INODE_SUB_ATTR, inodeOfKey, isRegionKey, KEY_KIND_INODE, prefixEnd, regionPrefix } from "../../protocol/record-keys.ts";
+import { inodeOfKey, isAttrKey, isRegionKey, KEY_KIND_INODE, prefixEnd, regionPrefix } from "../../protocol/record-keys.ts";
 import type { AppliedDeltas } from "./applied-deltas.ts";
 import { chunkIdOf, chunkName, encodeChunkList, readableChunks } from "./chunk-list.ts";
 import { DROP_AT_ONCE_MAX, type Drops } from "./drops.ts";
@@ -12,12 +12,6 @@ import { NO_COUNTERS } from "./sqlite-reads.ts";
 
 /** Kind and inode: a shorter prefix would take the records of many inodes with it, and their leases would not be known. */
 const DELETE_PREFIX_MIN_BYTES = 9;
-const INODE_KEY_BYTES = 10;
-
-function isAttrKey(key: Uint8Array): boolean {
-  return key.length === INODE_KEY_BYTES && key[0] === KEY_KIND_INODE && key[INODE_KEY_BYTES - 1] === INODE_SUB_ATTR;
-}
-
 /** A delta to write: a JournalEntry is one. */
 export type WriteRequest = Pick<JournalEntry, "session" | "delta" | "seq" | "timeMs">;
 
@@ -29,11 +23,16 @@ export class DeltaApplier {
   #dropsLeft = 0;
   /** Attribute records in the shard, with what the present transaction has done. */
   inodes = 0;
+  /** Of the values of all records, likewise. */
+  bytes = 0;
   /** Written but for its records: see writeLater. */
   #pending: WriteRequest | null = null;
 
   constructor(sql: Statements, applied: AppliedDeltas, drops: Drops) {
     this.#drops = drops;
+    drops.onRemoved = (bytes) => {
+      this.bytes -= bytes;
+    };
     this.#sql = sql;
     this.#applied = applied;
   }
@@ -131,6 +130,7 @@ export class DeltaApplier {
       const chunks = encodeChunkList(put.chunks);
       const old = this.#sql.chunks.get(put.key);
       if (old === null && isAttrKey(put.key)) this.inodes++;
+      this.bytes += put.value.length - (old?.bytes ?? 0);
       if (chunks !== null || (old !== null && old.chunks !== null)) this.#moveRefs(old === null ? null : old.chunks, put.chunks, timeMs);
       this.#sql.put.run(put.key, seq, put.link, recordCrc(put.key, seq, put.link, put.value), chunks, put.value);
     }
@@ -172,6 +172,7 @@ export class DeltaApplier {
     }
     if (old.chunks !== null) this.#moveRefs(old.chunks, [], timeMs);
     if (isAttrKey(key)) this.inodes--;
+    this.bytes -= old.bytes;
     this.#sql.remove.run(key);
   }
 
@@ -189,11 +190,15 @@ export class DeltaApplier {
 
   #deleteRange(from: Uint8Array, to: Uint8Array, timeMs: number): void {
     let found = false;
-    for (const { key, chunks } of this.#sql.rangeChunks.all(from, to)) {
-      // A record that is noted as deleted is counted down by its note alone.
-      if (this.#drops.has(key)) this.#drops.finish(key);
-      else if (chunks !== null) this.#moveRefs(chunks, [], timeMs);
+    for (const { key, chunks, bytes } of this.#sql.rangeChunks.all(from, to)) {
       found = true;
+      // A record that is noted as deleted is counted down by its note alone.
+      if (this.#drops.has(key)) {
+        this.#drops.finish(key);
+        continue;
+      }
+      if (chunks !== null) this.#moveRefs(chunks, [], timeMs);
+      this.bytes -= bytes;
       if (isAttrKey(key)) this.inodes--;
     }
     if (found) this.#sql.removeRange.run(from, to);

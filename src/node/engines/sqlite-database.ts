@@ -60,13 +60,13 @@ export interface Statements {
   rollback: Statement<unknown, []>;
   get: Statement<RecordRow, [Blob]>;
   version: Statement<{ version: number }, [Blob]>;
-  chunks: Statement<{ chunks: Blob | null }, [Blob]>;
+  chunks: Statement<{ chunks: Blob | null; bytes: number }, [Blob]>;
   anyInRange: Statement<{ one: number }, [Blob, Blob]>;
   range: Statement<KeyedRecordRow, [Blob, Blob, number]>;
   rangeOpen: Statement<KeyedRecordRow, [Blob, number]>;
   put: Statement<unknown, [Blob, number, number, number, Blob | null, Blob]>;
   remove: Statement<unknown, [Blob]>;
-  rangeChunks: Statement<{ key: Blob; chunks: Blob | null }, [Blob, Blob]>;
+  rangeChunks: Statement<{ key: Blob; chunks: Blob | null; bytes: number }, [Blob, Blob]>;
   removeRange: Statement<unknown, [Blob, Blob]>;
   counters: Statement<CountersRow, [number]>;
   bump: Statement<CountersRow, [number, number, number, number, number]>;
@@ -82,7 +82,7 @@ export interface Statements {
   addDrop: Statement<unknown, [Blob, number]>;
   setDropDone: Statement<unknown, [number, Blob]>;
   removeDrop: Statement<unknown, [Blob]>;
-  firstChunks: Statement<{ key: Blob; chunks: Blob | null }, [Blob, Blob]>;
+  firstChunks: Statement<{ key: Blob; chunks: Blob | null; bytes: number }, [Blob, Blob]>;
   chunkBytes: Statement<{ bytes: number | null }, [Blob, Blob]>;
   sessionOf: Statement<{ s: number }, [Blob]>;
   addSession: Statement<{ s: number }, [Blob]>;
@@ -135,7 +135,7 @@ export function prepareStatements(db: Database): Statements {
     rollback: db.prepare("ROLLBACK"),
     get: db.prepare("SELECT version, link, crc, value FROM records WHERE key = ?"),
     version: db.prepare("SELECT version FROM records WHERE key = ?"),
-    chunks: db.prepare("SELECT chunks FROM records WHERE key = ?"),
+    chunks: db.prepare("SELECT chunks, length(value) AS bytes FROM records WHERE key = ?"),
     anyInRange: db.prepare("SELECT 1 AS one FROM records WHERE key >= ? AND key < ? LIMIT 1"),
     range: db.prepare("SELECT key, version, link, crc, value FROM records WHERE key >= ? AND key < ? ORDER BY key LIMIT ?"),
     rangeOpen: db.prepare("SELECT key, version, link, crc, value FROM records WHERE key >= ? ORDER BY key LIMIT ?"),
@@ -143,7 +143,7 @@ export function prepareStatements(db: Database): Statements {
       ON CONFLICT(key) DO UPDATE SET version = excluded.version, link = excluded.link, crc = excluded.crc, chunks = excluded.chunks,
         value = excluded.value`),
     remove: db.prepare("DELETE FROM records WHERE key = ?"),
-    rangeChunks: db.prepare("SELECT key, chunks FROM records WHERE key >= ? AND key < ?"),
+    rangeChunks: db.prepare("SELECT key, chunks, length(value) AS bytes FROM records WHERE key >= ? AND key < ?"),
     removeRange: db.prepare("DELETE FROM records WHERE key >= ? AND key < ?"),
     counters: db.prepare("SELECT links, entries, mtimeSec, mtimeNsec, bumps FROM counters WHERE ino = ?"),
     bump: db.prepare(`INSERT INTO counters(ino, links, entries, mtimeSec, mtimeNsec, bumps) VALUES(?, ?, ?, ?, ?, 1)
@@ -164,7 +164,7 @@ export function prepareStatements(db: Database): Statements {
     addDrop: db.prepare("INSERT OR IGNORE INTO drops(prefix, timeMs, done) VALUES(?, ?, 0)"),
     setDropDone: db.prepare("UPDATE drops SET done = ? WHERE prefix = ?"),
     removeDrop: db.prepare("DELETE FROM drops WHERE prefix = ?"),
-    firstChunks: db.prepare("SELECT key, chunks FROM records WHERE key >= ? AND key < ? ORDER BY key LIMIT 1"),
+    firstChunks: db.prepare("SELECT key, chunks, length(value) AS bytes FROM records WHERE key >= ? AND key < ? ORDER BY key LIMIT 1"),
     // length() of a blob does not read it.
     chunkBytes: db.prepare("SELECT sum(length(chunks)) AS bytes FROM records WHERE key >= ? AND key < ?"),
     sessionOf: db.prepare("SELECT s FROM sessions WHERE session = ?"),

@@ -10,7 +10,7 @@ import { NodeError } from "../../protocol/errors.ts";
 import { INO_MAX, ROOT_INO } from "../../protocol/limits.ts";
 import type { Counters, Delta, InodeBundle, ListEntry, StoredRecord } from "../../protocol/messages.ts";
 import type { Lane } from "../../transport/lanes.ts";
-import type { CommitOutcome, CommitRequest, NewChunks, RangeAnswer, Shard, ShardEvent, ShardState } from "./engine.ts";
+import type { CommitOutcome, CommitRequest, NewChunks, RangeAnswer, Shard, ShardEvent, ShardState, ShardUsage } from "./engine.ts";
 import { entryBytes } from "./journal-entry.ts";
 import { newChunksOf } from "./sqlite-apply.ts";
 import { isDiskFailure, toNodeError } from "./sqlite-errors.ts";
@@ -162,8 +162,8 @@ export class SqliteShard implements Shard {
   looseChunks(graceMs: number, limit: number): Uint8Array[] {
     return this.#read(() => this.#writer.sql.looseRefs.all(Date.now() - graceMs, limit)).map(({ id }) => id);
   }
-  inodeCount(): number {
-    return this.#read(() => this.#writer.inodes);
+  usage(): ShardUsage {
+    return this.#read(() => this.#writer.usage);
   }
 
   #read<T>(read: () => T): T {

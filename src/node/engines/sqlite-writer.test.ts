@@ -77,8 +77,8 @@ test("whenever the process ends: what was answered is there once, over commits a
       for (const [each, seq] of answered) {
         expect(copy.get([inodeKey(10 + each)])?.[0]).toMatchObject({ version: seq, value: { length: 25_000 } });
       }
-      expect(counted(copy)).toBe(copy.inodeCount());
-      expect(copy.inodeCount()).toBeGreaterThanOrEqual(answered.size);
+      expect(counted(copy)).toBe(copy.usage().inodes);
+      expect(copy.usage().inodes).toBeGreaterThanOrEqual(answered.size);
       // Sent again by its client, a delta that was applied is not applied again.
       const last = makeDelta([...answered.keys()].at(-1) ?? 0, 25_000);
       expect(await copy.commit({ session: SESSION, delta: last })).toMatchObject({ ok: true, replayed: true });
@@ -121,11 +121,11 @@ test("a failure in the middle of a turn takes that turn's deltas, and no others"
   expect(() => apply(writer, 3, 4)).toThrow("disk I/O error");
   mend();
   expect(present(writer)).toEqual([1, 2]);
-  expect(writer.inodes).toBe(2);
+  expect(writer.usage.inodes).toBe(2);
   const [third] = apply(writer, 3);
   expect(third).toMatchObject({ ok: true, replayed: false, counters: [{ entries: 3, bumps: 3 }] });
   await reopened(async (copy) => {
-    expect(copy.inodeCount()).toBe(3);
+    expect(copy.usage().inodes).toBe(3);
     expect(counted(copy)).toBe(3);
   });
   await writer.close();
@@ -153,7 +153,7 @@ test("a database commit that fails loses nothing, in this process or the next", 
   expect(present(writer)).toEqual([1, 2]);
   apply(writer, 3);
   expect(await writer.sync()).toBe(writer.lastSeq);
-  await reopened(async (copy) => expect(copy.inodeCount()).toBe(3));
+  await reopened(async (copy) => expect(copy.usage().inodes).toBe(3));
   expect(writer.runDurably(() => {})).rejects.toMatchObject({ code: "no_space" });
   expect(present(writer)).toEqual([1, 2, 3]);
   mend();
@@ -161,7 +161,7 @@ test("a database commit that fails loses nothing, in this process or the next", 
   await writer.close();
   const next = new ShardWriter(join(folder, "shard.db"));
   expect(present(next)).toEqual([1, 2, 3, 4]);
-  expect(next.inodes).toBe(4);
+  expect(next.usage.inodes).toBe(4);
   await next.close();
 });
 

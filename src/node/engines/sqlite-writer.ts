@@ -18,7 +18,7 @@ import { AppliedDeltas } from "./applied-deltas.ts";
 import { CommitPace } from "./commit-pace.ts";
 import { CommitTimer } from "./commit-timer.ts";
 import { Drops } from "./drops.ts";
-import type { CommitOutcome, CommitRequest } from "./engine.ts";
+import type { CommitOutcome, CommitRequest, ShardUsage } from "./engine.ts";
 import { syncFolder } from "./file-sync.ts";
 import { Journal } from "./journal.ts";
 import { EntryWriter } from "./journal-entry.ts";
@@ -55,6 +55,7 @@ export class ShardWriter {
   /** What the database says if the open transaction is lost. */
   #committedSeq = 0;
   #committedInodes = 0;
+  #committedBytes = 0;
 
   #open = false;
   /** The transaction was lost and could not be rebuilt: nobody may read. */
@@ -93,6 +94,7 @@ export class ShardWriter {
       this.#journal = journal;
       this.#committedSeq = this.meta("lastSeq");
       this.#committedInodes = this.meta("inodes");
+      this.#committedBytes = this.meta("bytes");
       this.#rebuild();
       this.#numbers = new SequenceNumbers(this.sql, this.#lastSeq);
       try {
@@ -111,8 +113,8 @@ export class ShardWriter {
     }
   }
 
-  get inodes(): number {
-    return this.#applier.inodes;
+  get usage(): ShardUsage {
+    return { inodes: this.#applier.inodes, bytes: this.#applier.bytes };
   }
   get lastSeq(): number {
     return this.#lastSeq;
@@ -290,6 +292,7 @@ export class ShardWriter {
     this.#applier.forgetPending();
     this.#applied.reset();
     this.#applier.inodes = this.#committedInodes;
+    this.#applier.bytes = this.#committedBytes;
     this.#lastSeq = this.#committedSeq;
     this.drops.reload();
     const entries = this.#journal.entriesAfter(this.#committedSeq);
@@ -310,6 +313,7 @@ export class ShardWriter {
       this.#numbers.reserve();
       this.sql.setMeta.run("lastSeq", this.#lastSeq);
       this.sql.setMeta.run("inodes", this.#applier.inodes);
+      this.sql.setMeta.run("bytes", this.#applier.bytes);
       this.sql.commit.run();
       this.#numbers.committed();
     } catch (error) {
@@ -320,6 +324,7 @@ export class ShardWriter {
     this.#open = false;
     this.#committedSeq = this.#lastSeq;
     this.#committedInodes = this.#applier.inodes;
+    this.#committedBytes = this.#applier.bytes;
   }
 
   /** After a start: both journal files are inherited, and become free together. @throws SQLite's and the system's errors */

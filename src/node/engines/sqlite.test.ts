@@ -86,7 +86,7 @@ test("a delete of many references is done for every reader at once, and runs in 
   const nothingLeft = async () => {
     expect(await shard.get([inodeKey(5), regionKey(5, 0), regionKey(5, 7)])).toEqual([null, null, null]);
     expect((await shard.range(inodePrefix(5), inodePrefix(6), 100, 1_000)).records).toEqual([]);
-    expect(await shard.inodeCount()).toBe(0);
+    expect((await shard.usage()).inodes).toBe(0);
   };
   await nothingLeft();
   expect(await shard.holdsChunk(chunk(REFS - 1), 0)).toBeTrue();

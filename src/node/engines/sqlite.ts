@@ -98,7 +98,7 @@ export class SqliteEngine implements MetadataEngine {
         throw toNodeError(error);
       }
       // A new one is there, on disk, when this returns.
-      await shard.inodeCount();
+      await shard.usage();
     }
     this.#shards.set(folder, shard);
     return shard;

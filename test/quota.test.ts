@@ -1,0 +1,108 @@
+/** Limits of a tenant: who reaches one learns of it, what is there stays, deleting makes room, others don't notice. */
+import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
+import { readdirSync, statSync } from "node:fs";
+import { join } from "node:path";
+import { cleanUp, KISEKI, run, runOk, TestMount, TestNode } from "./support/harness.ts";
+
+setDefaultTimeout(120_000);
+
+const MIB = 1024 * 1024;
+/** The node looks at the limits this often, and collects what was deleted. */
+const PATIENCE_MS = 30_000;
+
+let node: TestNode;
+let mount: TestMount;
+
+beforeAll(async () => {
+  node = await TestNode.start({ args: ["--gc-grace", "1s"] });
+  mount = await TestMount.mount(node);
+});
+afterAll(cleanUp);
+
+const limit = (...args: string[]) => run(KISEKI, ["tenant", "limit", "t", "--data-dir", node.dataDir, ...args]);
+const write = (name: string, mib: number) =>
+  run("dd", ["if=/dev/urandom", `of=${join(mount.path, name)}`, "bs=1M", `count=${mib}`, "conv=fsync", "status=none"]);
+
+async function until(what: () => Promise<boolean>): Promise<void> {
+  const deadline = performance.now() + PATIENCE_MS;
+  while (!(await what())) {
+    if (performance.now() > deadline) throw new Error(`waited for too long: ${what}`);
+    await Bun.sleep(200);
+  }
+}
+
+function storedBytes(): number {
+  const root = join(node.dataDir, "tenants", "t", "chunks");
+  const files = readdirSync(root).flatMap((folder) => readdirSync(join(root, folder)).map((name) => join(root, folder, name)));
+  return files.reduce((sum, file) => sum + (statSync(file, { throwIfNoEntry: false })?.size ?? 0), 0);
+}
+
+test("bytes: a writer gets EDQUOT, df shows the limit, deleting makes room, and a node that was killed counts the same", async () => {
+  expect(await write("first", 20)).toMatchObject({ status: 0 });
+  expect(await limit("--bytes", "40M")).toMatchObject({ status: 0, stdout: "t\tbytes 40M\tinodes no limit\tnamespaces no limit\n" });
+  await Bun.sleep(1_000);
+  const df = async () => {
+    const [size = 0, available = 0] =
+      (await runOk("df", ["-B1", "--output=size,avail", mount.path])).trim().split("\n")[1]?.trim().split(/ +/).map(Number) ?? [];
+    return { size, available };
+  };
+  await until(async () => (await df()).size === 40 * MIB);
+  expect((await df()).available).toBeWithin(19 * MIB, 20 * MIB + 1);
+  const refused = await write("too-large", 60);
+  expect(refused.status).not.toBe(0);
+  expect(refused.stderr).toContain("Disk quota exceeded");
+  expect((await runOk("stat", ["-c", "%s", join(mount.path, "first")])).trim()).toBe(String(20 * MIB));
+  await runOk("bash", ["-c", "rm too-large; echo small > small; mkdir folder; mv small folder"], { cwd: mount.path });
+  // What was sent and not committed is collected before the node is killed: else it would be kept for who sent it.
+  await until(async () => storedBytes() < 21 * MIB);
+  await node.restart("SIGKILL");
+  // The connection is there again, and what was counted before is counted anew.
+  await until(async () => (await df()).available > 19 * MIB);
+  expect((await df()).available).toBeLessThan(20 * MIB + 1);
+  expect(await write("second", 15)).toMatchObject({ status: 0 });
+  expect((await write("third", 15)).stderr).toContain("Disk quota exceeded");
+  const other = await TestMount.mount(node, { tenant: "other" });
+  await runOk("dd", ["if=/dev/urandom", `of=${join(other.path, "big")}`, "bs=1M", "count=50", "conv=fsync", "status=none"]);
+  await other.unmount();
+  await runOk("rm", ["-f", join(mount.path, "third")]);
+  expect(await limit("--bytes", "none")).toMatchObject({ status: 0, stdout: "t\tbytes no limit\tinodes no limit\tnamespaces no limit\n" });
+  await Bun.sleep(1_000);
+  expect(await write("fourth", 30)).toMatchObject({ status: 0 });
+  await runOk("bash", ["-c", "rm -rf *"], { cwd: mount.path });
+});
+
+test("inodes and namespaces: the next one is refused, and one that is deleted makes room for another", async () => {
+  await runOk("bash", ["-c", "mkdir d && touch d/1 d/2 d/3 && sync d/1"], { cwd: mount.path });
+  // The root, the folder and three files.
+  expect(await limit("--inodes", "6", "--namespaces", "2")).toMatchObject({
+    status: 0,
+    stdout: "t\tbytes no limit\tinodes 6\tnamespaces 2\n",
+  });
+  await Bun.sleep(1_000);
+  const make = (name: string) => run("mkdir", [join(mount.path, "d", name)]);
+  expect(await make("4")).toMatchObject({ status: 0 });
+  for (let i = 0; i < 3; i++) expect((await make("5")).stderr).toContain("Disk quota exceeded");
+  await runOk("rm", [join(mount.path, "d", "1")]);
+  expect(await make("5")).toMatchObject({ status: 0 });
+  const args = ["--data-addr", node.addr, "--credentials", await node.credentials("t")];
+  expect(await run(KISEKI, ["namespace", "create", "second", ...args])).toMatchObject({ status: 0 });
+  expect(await run(KISEKI, ["namespace", "create", "third", ...args])).toMatchObject({
+    status: 1,
+    stderr: "kiseki: tenant t may have 2 namespaces\n",
+  });
+  await mount.unmount();
+});
+
+test("kiseki tenant limit says what is wrong with its arguments", async () => {
+  for (const args of [
+    ["--bytes", "many"],
+    ["--inodes", "1.5"],
+    ["--namespaces", "-1"],
+  ]) {
+    expect(await limit(...args)).toMatchObject({
+      status: 2,
+      stderr: expect.stringMatching(/^kiseki: --[a-z]+ [^\n]*expected a number[^\n]*\n$/),
+    });
+  }
+  expect(JSON.parse((await limit("--json")).stdout)).toEqual({ tenant: "t", inodes: 6, namespaces: 2 });
+});
