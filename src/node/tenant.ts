@@ -127,8 +127,10 @@ export class Tenant {
 
   async commit(namespace: Namespace, by: Committer, delta: Delta): Promise<CommitResult> {
     if (this.#grace !== null) await this.#grace;
+    const { inodes: inodesMax, bytes: bytesMax } = this.#limits();
+    if (by.session === null || (inodesMax === undefined && bytesMax === undefined)) return await this.#commit(namespace, by, delta);
     const { inodes, bytes } = growthOf(delta);
-    const stored = by.session === null ? null : await this.#reserve(inodes, bytes);
+    const stored = await this.#reserve(inodes, bytes);
     try {
       return await this.#commit(namespace, by, delta);
     } finally {

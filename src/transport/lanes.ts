@@ -4,6 +4,9 @@
  * that wait, a few milliseconds each, and between two turns the event loop takes in what has arrived: who has credit is served at once.
  */
 
+/** Who has had the thread for itself for so long is alone, and may go on this much longer before it has to let the event loop look for others. */
+const ALONE_AFTER_MS = 20;
+const ALONE_MS = 8;
 /** Of one turn. Short against what a client notices, long against what a turn costs (some 50 us). */
 const TURN_MS = 2;
 /** A lane that took far more than its turn (one large request) is owed for at most so many turns: the others have had theirs long before. */
@@ -20,26 +23,36 @@ export class Lanes {
   /** Without credit, in the order of their turns. */
   readonly #spent = new Set<Lane>();
   #scheduled = false;
+  #last: Lane | null = null;
+  /** When something was done for another lane than `last`. */
+  #sinceMs = 0;
   /** Lanes that something was done for since the last round. */
   readonly #active = new Set<Lane>();
 
   lane(name: string): Lane {
     let lane = this.#lanes.get(name);
     if (lane === undefined) {
-      lane = new Lane(
-        (own) => this.#onActive(own),
-        (own) => this.#onSpent(own),
-      );
+      lane = new Lane(this);
       this.#lanes.set(name, lane);
     }
     return lane;
   }
 
-  #onActive(lane: Lane): void {
+  /** For Lane: something is done for it now. */
+  ran(lane: Lane, nowMs: number): void {
     this.#active.add(lane);
+    if (this.#last === lane) return;
+    this.#last = lane;
+    this.#sinceMs = nowMs;
   }
 
-  #onSpent(lane: Lane): void {
+  /** For Lane: nothing was done for another one of late. */
+  isAlone(lane: Lane): boolean {
+    return this.#last === lane && performance.now() - this.#sinceMs > ALONE_AFTER_MS;
+  }
+
+  /** For Lane: it has no credit left. */
+  spent(lane: Lane): void {
     this.#spent.add(lane);
     if (this.#scheduled) return;
     this.#scheduled = true;
@@ -54,14 +67,13 @@ export class Lanes {
       this.#spent.delete(lane);
       lane.turn(TURN_MS, alone);
       if (lane.mayRun && !lane.waits) continue;
-      this.#onSpent(lane);
+      this.spent(lane);
     }
   }
 }
 
 export class Lane {
-  readonly #onActive: (lane: Lane) => void;
-  readonly #onSpent: (lane: Lane) => void;
+  readonly #lanes: Lanes;
   #creditMs = TURN_MS;
   /** Connections and shards that have something to do, in their order. */
   readonly #waiting = new Set<LaneWork>();
@@ -70,13 +82,12 @@ export class Lane {
   /** Connections that read on when there is memory. */
   readonly #lacking = new Set<() => void>();
 
-  constructor(onActive: (lane: Lane) => void, onSpent: (lane: Lane) => void) {
-    this.#onActive = onActive;
-    this.#onSpent = onSpent;
+  constructor(lanes: Lanes) {
+    this.#lanes = lanes;
   }
 
   get mayRun(): boolean {
-    return this.#creditMs > 0;
+    return this.#creditMs > 0 || (this.#creditMs > -ALONE_MS && this.#lanes.isAlone(this));
   }
 
   get waits(): boolean {
@@ -89,13 +100,13 @@ export class Lane {
     if (this.#depth > 0) return work();
     this.#depth++;
     const begin = performance.now();
+    this.#lanes.ran(this, begin);
     try {
       return work();
     } finally {
       this.#depth--;
       this.#creditMs -= performance.now() - begin;
-      this.#onActive(this);
-      if (this.#creditMs <= 0) this.#onSpent(this);
+      if (this.#creditMs <= 0) this.#lanes.spent(this);
     }
   }
 
@@ -139,7 +150,7 @@ export class Lane {
   /** `work` is called when it is this lane's turn. */
   wait(work: LaneWork): void {
     this.#waiting.add(work);
-    this.#onSpent(this);
+    this.#lanes.spent(this);
   }
 
   cancel(work: LaneWork): void {

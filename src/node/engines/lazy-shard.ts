@@ -164,9 +164,11 @@ export class LazyShard implements Shard {
     const result = work(shard);
     if (!(result instanceof Promise)) return result;
     this.#users++;
-    return result.finally(() => {
+    const done = (): void => {
       this.#users--;
-    });
+    };
+    result.then(done, done);
+    return result;
   }
 
   /** A promise: it may be opened when that has settled. */
@@ -200,8 +202,9 @@ export class LazyShard implements Shard {
   list(dir: number, after: Uint8Array, limit: number, maxBytes: number, region0MaxBytes: number | null): ReturnType<Shard["list"]> {
     return this.#use((shard) => shard.list(dir, after, limit, maxBytes, region0MaxBytes));
   }
-  async commit(request: CommitRequest): Promise<CommitOutcome> {
-    return await this.#use((shard) => shard.commit(request));
+  commit(request: CommitRequest): Promise<CommitOutcome> {
+    // Of an open shard it is the promise itself: a commit waits for nothing else.
+    return Promise.resolve(this.#use((shard) => shard.commit(request)));
   }
   async sync(): Promise<number> {
     return await this.#use((shard) => shard.sync());
