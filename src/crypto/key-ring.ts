@@ -75,6 +75,7 @@ export class KeyRing {
     const ring = new KeyRing();
     const laterEpochs = laterEpochsKey(kek);
     ring.#laterEpochs = laterEpochs;
+    lockMemory(laterEpochs);
     for (const wrapped of wrappedKeys) ring.#unwrap(wrapped.epoch === FIRST_EPOCH ? kek : laterEpochs, wrapped);
     ring.#requireFirst();
     return ring;

@@ -31,6 +31,9 @@ import { Tenant } from "./tenant.ts";
 const DRAIN_MS = 10_000;
 /** A certificate that was revoked is not served any more after this. */
 const REVOKED_CHECK_MS = 1_000;
+/** A port that was ours is tried again for a minute. */
+const RELISTEN_TRIES_MAX = 300;
+const RELISTEN_PAUSE_MS = 200;
 /** Whether the node's own certificate is to be renewed is looked at this often: it lasts for years, but the clock may have been wrong. */
 const RENEWAL_CHECK_MS = 3_600_000;
 
@@ -267,16 +270,27 @@ export class StorageNode implements NodeServices {
     const before = this.#listener;
     const where = before === null ? { host, port } : { host: before.host, port: before.port };
     before?.close();
-    this.#listener = await transport.listen(
-      {
-        ...where,
-        tls,
-        onRejected: (remoteAddress, reason) => this.door.turnedAway(remoteAddress, reason),
-        refusal: (remoteAddress) => this.door.refusal(remoteAddress),
-        onLeft: (remoteAddress) => this.door.left(remoteAddress),
-      },
-      (connection) => this.#accept(connection),
-    );
+    const listen = () =>
+      transport.listen(
+        {
+          ...where,
+          tls,
+          onRejected: (remoteAddress, reason) => this.door.turnedAway(remoteAddress, reason),
+          refusal: (remoteAddress) => this.door.refusal(remoteAddress),
+          onLeft: (remoteAddress) => this.door.left(remoteAddress),
+        },
+        (connection) => this.#accept(connection),
+      );
+    // A node that has served must not be left without an address because another program was there for a moment.
+    for (let tries = 1; ; tries++) {
+      try {
+        this.#listener = await listen();
+        return;
+      } catch (error) {
+        if (before === null || tries === RELISTEN_TRIES_MAX || this.#stopping.signal.aborted) throw error;
+        await Bun.sleep(RELISTEN_PAUSE_MS);
+      }
+    }
   }
 
   #watch(): void {
