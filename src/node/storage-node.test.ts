@@ -1,4 +1,4 @@
-import { afterEach, beforeEach, describe, expect, test } from "bun:test";
+import { afterEach, beforeEach, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { readFileSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { issueNode } from "../pki/certificates.ts";
@@ -8,6 +8,9 @@ import { dentryKey, inodeKey, inodePrefix, orphanKey, regionKey } from "../proto
 import type { NodeClient } from "../transport/node-client.ts";
 import { makeDelta } from "./engines/test-delta.ts";
 import { randomSessionId, TestNode } from "./test-node.ts";
+
+// A session whose end was not heard of ends after a minute.
+setDefaultTimeout(90_000);
 
 const NS = "default";
 const WANT = { lease: true, region0MaxBytes: 0 };
@@ -204,6 +207,7 @@ describe("chunks that nothing refers to", () => {
     expect(await part(2)).toMatchObject({ chunks: 1, freedChunks: 0, keptChunks: 1 });
     await commit(client, { puts: [put(regionKey(5, 0), "x", 0, [chunkId(1)])] });
     await client.close();
+    while (node.node.keys.sessions().length > 0) await Bun.sleep(10);
     // With its last session gone, nobody can come back.
     await node.restart();
     client = await node.client("acme");

@@ -1,4 +1,4 @@
-import { afterAll, expect, test } from "bun:test";
+import { afterAll, expect, setDefaultTimeout, test } from "bun:test";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -8,6 +8,9 @@ import type { Counters, InodeBundle, ListEntry } from "../protocol/messages.ts";
 import type { Canonical } from "./canonical.ts";
 import { Manifest } from "./manifest.ts";
 import { Walk } from "./walk.ts";
+
+// A million entries are made up.
+setDefaultTimeout(60_000);
 
 const folder = mkdtempSync(join(tmpdir(), "kiseki-walk-"));
 let manifests = 0;

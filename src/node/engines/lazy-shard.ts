@@ -204,7 +204,11 @@ export class LazyShard implements Shard {
   }
   commit(request: CommitRequest): Promise<CommitOutcome> {
     // Of an open shard it is the promise itself: a commit waits for nothing else.
-    return Promise.resolve(this.#use((shard) => shard.commit(request)));
+    try {
+      return Promise.resolve(this.#use((shard) => shard.commit(request)));
+    } catch (error) {
+      return Promise.reject(error);
+    }
   }
   async sync(): Promise<number> {
     return await this.#use((shard) => shard.sync());
