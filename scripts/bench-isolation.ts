@@ -58,12 +58,19 @@ async function flood(
   call: (client: NodeClient) => Promise<unknown>,
 ): Promise<void> {
   const one = async (client: NodeClient) => {
-    while (!signal.aborted) await call(client).catch(() => Bun.sleep(1));
+    while (!signal.aborted) {
+      await call(client).then(
+        () => done++,
+        () => Bun.sleep(1),
+      );
+    }
   };
   await Promise.all(clients.flatMap((client) => Array.from({ length: width }, () => one(client))));
 }
 
 let lastDelta = 0;
+/** What the attacker has had answered, or, without a certificate, tried. */
+let done = 0;
 const commit = (client: NodeClient, parts: Parameters<typeof makeDelta>[1]) =>
   client.call("commit", { ns: NS, delta: makeDelta(++lastDelta, parts) });
 
@@ -101,15 +108,19 @@ const ATTACKS: Record<string, Attack> = {
     for (let i = 0; i < chunks.length; i += 256) {
       await Promise.all(chunks.slice(i, i + 256).map((id) => client.call("chunkPut", { id }, { body: [value(100)] })));
     }
+    // Numbers are not used again: an inode that is deleted can't be written.
+    let first = 100;
     const refer = async () => {
       for (let region = 0; region < 256; region++) {
-        await commit(client, { puts: [{ key: regionKey(100 + (region % 8), region), link: 0, chunks, value: value(10) }] });
+        await commit(client, { puts: [{ key: regionKey(first + (region % 8), region), link: 0, chunks, value: value(10) }] });
       }
     };
     await refer();
     ready();
     while (!signal.aborted) {
-      await commit(client, { deletePrefixes: Array.from({ length: 8 }, (_, ino) => inodePrefix(100 + ino)) });
+      await commit(client, { deletePrefixes: Array.from({ length: 8 }, (_, ino) => inodePrefix(first + ino)) });
+      done++;
+      first += 8;
       await refer();
     }
   },
@@ -141,6 +152,7 @@ const ATTACKS: Record<string, Attack> = {
       }
       const socket = connect({ host, port: Number(port), localAddress: `127.0.0.${2 + (n++ % 8)}` });
       sockets.add(socket);
+      done++;
       socket.on("error", () => undefined);
       socket.on("close", () => sockets.delete(socket));
       if (n % 50 === 0) await Bun.sleep(1);
@@ -152,6 +164,7 @@ const ATTACKS: Record<string, Attack> = {
     const body = Buffer.alloc(8 * MIB);
     const one = () =>
       new Promise<void>((resolve) => {
+        done++;
         const socket = connect({ host, port: Number(port) }, () => socket.write(body));
         socket.on("error", () => undefined).on("close", () => resolve());
         setTimeout(() => socket.destroy(), 500);
@@ -175,6 +188,7 @@ async function attack([name = "", addr = "", credentialsFile = ""]: string[]): P
     await client.connect();
     return client;
   };
+  process.on("exit", () => console.log(`done ${done}`));
   await Promise.race([
     ATTACKS[name]?.(stop.signal, connectAs, addr, () => console.log("ready")),
     new Promise((resolve) => stop.signal.addEventListener("abort", resolve)),
@@ -185,17 +199,17 @@ async function main(seconds: number, words: string[]): Promise<void> {
   const rows: string[][] = [];
   for (const name of Object.keys(ATTACKS)) {
     if (words.length > 0 && !words.some((word) => name.includes(word))) continue;
-    const [idle, under] = await measure(name, seconds);
-    rows.push([name, ...cells(under, idle)]);
+    const [idle, under, count] = await measure(name, seconds);
+    rows.push([name, ...cells(under, idle), String(count)]);
     process.stderr.write(`${rows.at(-1)?.join(" | ")}\n`);
   }
-  console.log(`| A does | ${OPERATIONS.map((op) => `${op}: idle p50 | p99 | attacked p50 | p99 | ratio`).join(" | ")} | longest |`);
-  console.log(`|---|${OPERATIONS.map(() => "--:|--:|--:|--:|--:").join("|")}|--:|`);
+  console.log(`| A does | ${OPERATIONS.map((op) => `${op}: idle p50 | p99 | attacked p50 | p99 | ratio`).join(" | ")} | longest | A did |`);
+  console.log(`|---|${OPERATIONS.map(() => "--:|--:|--:|--:|--:").join("|")}|--:|--:|`);
   for (const row of rows) console.log(`| ${row.join(" | ")} |`);
 }
 
 /** B's times without and with the attack, on a node and mount of their own: what one attack leaves behind is not counted as the next one's. */
-async function measure(name: string, seconds: number): Promise<[Times, Times]> {
+async function measure(name: string, seconds: number): Promise<[Times, Times, number]> {
   const work = mkdtempSync(join(tmpdir(), "kiseki-isolation-"));
   const mountpoint = join(work, "mnt");
   mkdirSync(mountpoint);
@@ -212,12 +226,19 @@ async function measure(name: string, seconds: number): Promise<[Times, Times]> {
     const idle = await probe(mountpoint, seconds);
     const command = ["nice", "-n", "19", process.execPath, import.meta.path, "attack", name, addr, join(work, "a.json")];
     const attacker = Bun.spawn(command, { stdin: "pipe", stdout: "pipe", stderr: "inherit" });
-    if (name.includes("references")) await attacker.stdout.getReader().read();
+    const said = attacker.stdout.pipeThrough(new TextDecoderStream()).getReader();
+    if (name.includes("references")) await said.read();
     else await Bun.sleep(SETTLE_MS);
     const under = await probe(mountpoint, seconds);
+    // An attack that died, or was refused all the time, shows nothing.
+    if (attacker.exitCode !== null) throw new Error(`${name}: the attacker ended before its time`);
     attacker.stdin.end();
+    let heard = "";
+    for (let part = await said.read(); !part.done; part = await said.read()) heard += part.value;
     await attacker.exited;
-    return [idle, under];
+    const count = Number(/done (\d+)/.exec(heard)?.[1] ?? 0);
+    if (count === 0) throw new Error(`${name}: the attacker got nothing done`);
+    return [idle, under, count];
   } finally {
     Bun.spawnSync([KISEKI, "umount", mountpoint]);
     node.kill();
