@@ -40,16 +40,17 @@ function alter(db: Database, where: Where, prefix: Uint8Array, link?: number): v
 }
 
 const MAKE = py`
-    for kind in ["entry-file", "entry-folder", "file", "folder", "small", "large", "xattr"]:
+    for kind in ["entry-file", "entry-folder", "file", "folder", "symlink", "small", "large", "xattr"]:
         os.makedirs(kind + "/sub/inner")
         for name in ["a", "b", "sub/x", "sub/inner/y"]: open(kind + "/" + name, "w").write(name * 10)
     os.link("file/a", "file/sub/hard"); os.symlink("a", "file/link")
+    for name in ["link", "other"]: os.symlink("a", "symlink/" + name)
     open("large/a", "wb").write(os.urandom(1 << 20))
     for name in ["one", "two", "three"]: os.setxattr("xattr/a", "user." + name, name.encode())
     os.removexattr("xattr/a", "user.two"); os.removexattr("xattr/a", "user.three")
     os.setxattr("xattr/b", "user.other", b"x")
-    for path in ["entry-file", "entry-file/a", "entry-folder", "entry-folder/sub", "file/a", "folder/sub", "small/a", "large/a", "xattr/a"]:
-        print(os.stat(path).st_ino)
+    for path in ["entry-file", "entry-file/a", "entry-folder", "entry-folder/sub", "file/a", "folder/sub", "symlink/link", "small/a", "large/a", "xattr/a"]:
+        print(os.lstat(path).st_ino)
 `;
 
 const HELPERS = py`
@@ -91,6 +92,9 @@ const LOOK = py`
     beside("folder"); print(oct(os.stat("folder/sub").st_mode), os.stat("folder/sub").st_nlink, sorted(os.listdir("folder/sub")))
     open("folder/sub/new", "w").write("n"); print(attempt(lambda: os.rmdir("folder/sub")), attempt(lambda: os.chmod("folder/sub", 0o755)), attempt(lambda: os.rename("folder/sub", "new")))
     rm("folder")
+    # A symbolic link that lost its attributes, and what it leads to with them.
+    beside("symlink"); print(sorted(os.listdir("symlink")), attempt(lambda: os.readlink("symlink/link")), read("symlink/link"), os.readlink("symlink/other"))
+    print(subprocess.run(["rm", "symlink/link"], capture_output=True, text=True).stderr, sorted(os.listdir("symlink"))); rm("symlink")
     # A file that lost the list of what it consists of.
     for kind in ["small", "large"]:
         beside(kind, ["b", "sub/x", "sub/inner/y"]); print(sorted(os.listdir(kind)), read(kind + "/a"), os.stat(kind + "/a").st_size)
@@ -127,6 +131,10 @@ const FOUND = [
   "0o40700 3 ['inner', 'x']",
   "ENOTEMPTY EIO EIO",
   " False",
+  "symlink []",
+  "['a', 'b', 'link', 'other', 'sub'] EIO EIO a",
+  " ['a', 'b', 'other', 'sub']",
+  " False",
   "small []",
   "['a', 'b', 'sub'] EIO 10",
   " False",
@@ -149,6 +157,7 @@ const LOST = [
   "region 0 of inode",
   "the attributes of inode",
   "the attributes of inode",
+  "the attributes of inode",
   "the name of an entry of folder",
   "the name of an entry of folder",
 ];
@@ -160,6 +169,7 @@ const INODES = [
   "entry-folder/sub",
   "file/a",
   "folder/sub",
+  "symlink/link",
   "small/a",
   "large/a",
   "xattr/a",
@@ -199,6 +209,7 @@ async function oneByte(where: (typeof WHERE)[number]): Promise<void> {
       alter(db, where === "link" ? "value" : where, dentryPrefix(inoOf("entry-folder")), inoOf("entry-folder/sub"));
       alter(db, where, inodeKey(inoOf("file/a")));
       alter(db, where, inodeKey(inoOf("folder/sub")));
+      alter(db, where, inodeKey(inoOf("symlink/link")));
       alter(db, where, regionPrefix(inoOf("small/a")));
       alter(db, where, regionPrefix(inoOf("large/a")));
       alter(db, where, xattrPrefix(inoOf("xattr/a")));
