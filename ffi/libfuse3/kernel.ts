@@ -1,5 +1,5 @@
 /**
- * The kernel's side of FUSE: structs, opcodes and flags of linux/fuse.h, names as there, offsets in bytes. All are part of the kernel's
+ * The kernel's side of FUSE: structs, opcodes and flags of linux/fuse.h (and of linux/fs.h, the ioctls that it hands on), names as there, offsets in bytes. All are part of the kernel's
  * stable interface, protocol 7.23 (Linux 3.15) and later. A request is a fuse_in_header, then the struct of its opcode, then names or
  * data; libfuse hands the callbacks pointers into the same bytes.
  */
@@ -103,6 +103,8 @@ export const FUSE_COMPAT_SETXATTR_IN_SIZE = 8;
 export const fuse_fallocate_in = { SIZE: 32, fh: 0, offset: 8, length: 16, mode: 24 } as const;
 export const fuse_lseek_in = { SIZE: 24, fh: 0, offset: 8, whence: 16 } as const;
 export const fuse_copy_file_range_in = { SIZE: 56, fh_in: 0, off_in: 8, nodeid_out: 16, fh_out: 24, off_out: 32, len: 40 } as const;
+export const fuse_ioctl_in = { SIZE: 32, fh: 0, flags: 8, cmd: 12, arg: 16, in_size: 24, out_size: 28 } as const;
+export const fuse_ioctl_out = { SIZE: 16, result: 0, flags: 4, in_iovs: 8, out_iovs: 12 } as const;
 export const fuse_interrupt_in = { SIZE: 8, unique: 0 } as const;
 
 export const fuse_notify_inval_inode_out = { SIZE: 24, ino: 0, off: 8, len: 16 } as const;
@@ -133,6 +135,14 @@ export const FATTR_FH = 1 << 6;
 export const FATTR_ATIME_NOW = 1 << 7;
 export const FATTR_MTIME_NOW = 1 << 8;
 export const FATTR_KILL_SUIDGID = 1 << 11;
+
+/** fuse_ioctl_in.cmd: linux/fs.h, for 64-bit programs; of 32-bit ones the kernel makes the same. */
+export const FS_IOC_GETFLAGS = 0x8008_6601;
+export const FS_IOC_SETFLAGS = 0x4008_6602;
+export const FS_IOC_FSGETXATTR = 0x801c_581f;
+export const FS_IOC_FSSETXATTR = 0x401c_5820;
+/** linux/fs.h: struct fsxattr. */
+export const fsxattr = { SIZE: 28, fsx_xflags: 0, fsx_extsize: 4, fsx_nextents: 8, fsx_projid: 12, fsx_cowextsize: 16 } as const;
 
 /** fuse_open_out.open_flags */
 export const FOPEN_DIRECT_IO = 1 << 0;

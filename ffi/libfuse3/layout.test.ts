@@ -65,8 +65,8 @@ test("layout.ts agrees with the installed libfuse3 headers", async () => {
   expect(Object.fromEntries(await compiled(include, wanted))).toEqual(Object.fromEntries(wanted));
 });
 
-test("kernel.ts agrees with the installed linux/fuse.h", async () => {
+test("kernel.ts agrees with the installed linux/fuse.h and linux/fs.h", async () => {
   const wanted = expressions(kernel);
   expect(wanted.size).toBeGreaterThan(150);
-  expect(Object.fromEntries(await compiled("#include <linux/fuse.h>", wanted))).toEqual(Object.fromEntries(wanted));
+  expect(Object.fromEntries(await compiled("#include <linux/fuse.h>\n#include <linux/fs.h>", wanted))).toEqual(Object.fromEntries(wanted));
 });

@@ -92,6 +92,7 @@ export const libfuse_version_size = 16;
 export const FUSE_CAP_ASYNC_READ = 1 << 0;
 export const FUSE_CAP_ATOMIC_O_TRUNC = 1 << 3;
 export const FUSE_CAP_EXPORT_SUPPORT = 1 << 4;
+export const FUSE_CAP_IOCTL_DIR = 1 << 11;
 export const FUSE_CAP_AUTO_INVAL_DATA = 1 << 12;
 export const FUSE_CAP_READDIRPLUS = 1 << 13;
 export const FUSE_CAP_READDIRPLUS_AUTO = 1 << 14;

@@ -4,6 +4,7 @@
  */
 import { ROOT_INO } from "../protocol/limits.ts";
 import { getXattr, loadXattrs, removeXattr, setXattr } from "./inodes/attributes.ts";
+import { requireMayChange, requireMayOpen, requireMaySetAttributes, requireMaySetFlags } from "./inodes/flags.ts";
 import { Inode } from "./inodes/inode.ts";
 import { NAMESPACE_SPAN } from "./inodes/namespace.ts";
 import type { MountRoot } from "./mount-root.ts";
@@ -151,7 +152,9 @@ export class Filesystem implements Vfs {
   }
 
   async setattr(caller: Caller, ino: number, change: SetAttr): Promise<Attr> {
-    return await this.#volumeFor(ino).setattr(await this.#get(ino), caller, change);
+    const inode = await this.#get(ino);
+    requireMaySetAttributes(inode, change);
+    return await this.#volumeFor(ino).setattr(inode, caller, change);
   }
 
   readlink(ino: number): MaybePromise<Name> {
@@ -246,6 +249,7 @@ export class Filesystem implements Vfs {
     // The kernel looks the name up again, but only once: a reader may have what is still in memory.
     const readsWhatIsLeft = inode.isGone && inode.isWholeKnown && (flags & (OpenFlag.O_ACCMODE | OpenFlag.O_TRUNC)) === OpenFlag.O_RDONLY;
     if (inode.isOrphan && inode.openCount === 0 && !readsWhatIsLeft) throw new FsError("ESTALE");
+    requireMayOpen(inode, flags);
     if ((flags & OpenFlag.O_TRUNC) === 0) return this.#opened(volume, inode, flags);
     return this.#openEmpty(volume, inode, caller, flags);
   }
@@ -402,7 +406,9 @@ export class Filesystem implements Vfs {
   // ---- extended attributes ----
 
   async setxattr(_caller: Caller, ino: number, name: Name, value: Uint8Array, flags: number): Promise<void> {
-    await setXattr(this.#volumeFor(ino).namespace, await this.#get(ino), name, value, flags);
+    const inode = await this.#get(ino);
+    requireMayChange(inode);
+    await setXattr(this.#volumeFor(ino).namespace, inode, name, value, flags);
   }
 
   getxattr(ino: number, name: Name): MaybePromise<Uint8Array> {
@@ -422,7 +428,23 @@ export class Filesystem implements Vfs {
   }
 
   async removexattr(_caller: Caller, ino: number, name: Name): Promise<void> {
-    await removeXattr(this.#volumeFor(ino).namespace, await this.#get(ino), name);
+    const inode = await this.#get(ino);
+    requireMayChange(inode);
+    await removeXattr(this.#volumeFor(ino).namespace, inode, name);
+  }
+
+  // ---- chattr ----
+
+  getFlags(ino: number): MaybePromise<number> {
+    if (this.#isRoot(ino)) return 0;
+    const inode = this.#get(ino);
+    return inode instanceof Inode ? inode.stored.flags : inode.then(({ stored }) => stored.flags);
+  }
+
+  async setFlags(caller: Caller, ino: number, flags: number): Promise<void> {
+    const inode = await this.#get(ino);
+    requireMaySetFlags(inode, caller, flags);
+    await this.#volumeFor(ino).setFlags(inode, flags);
   }
 }
 

@@ -4,14 +4,24 @@ import type { BackingFile, StagedImages } from "../cache/images/backing-file.ts"
 import { type FileReader, ReadPattern } from "./content/file-reader.ts";
 import { COPY_MAX_BYTES, fallocate, seek, shareRange, truncate } from "./content/file-shape.ts";
 import type { FailureLog, FileWriter } from "./content/file-writer.ts";
-import { CAPABILITY_XATTR, changeAttributes, loadXattrs, pendingOf, removeXattr } from "./inodes/attributes.ts";
+import { CAPABILITY_XATTR, changeAttributes, loadXattrs, pendingOf, removeXattr, replaceFlags } from "./inodes/attributes.ts";
+import { requireMayWrite } from "./inodes/flags.ts";
 import { Inode } from "./inodes/inode.ts";
 import type { Namespace } from "./inodes/namespace.ts";
 import { FolderReader } from "./names/folder-reader.ts";
 import type { Tree } from "./names/tree.ts";
 import { FsError } from "./posix/errno.ts";
 import { addOffset } from "./posix/offsets.ts";
-import { type Caller, type KernelCache, type MaybePromise, type Offset, OpenFlag, type ReadResult, type SetAttr } from "./posix/vfs.ts";
+import {
+  type Caller,
+  FallocateMode,
+  type KernelCache,
+  type MaybePromise,
+  type Offset,
+  OpenFlag,
+  type ReadResult,
+  type SetAttr,
+} from "./posix/vfs.ts";
 
 /** An open file. */
 export interface FileHandle {
@@ -157,6 +167,14 @@ export class Volume {
     return inode;
   }
 
+  /** What was written before belongs to the file as it was before it got the flags. */
+  async setFlags(inode: Inode, flags: number): Promise<void> {
+    await inode.locked(async () => {
+      if (needsWriteOut(inode)) await this.#writer.writeOutLocked(this.namespace, inode, false);
+      await replaceFlags(this.namespace, inode, flags);
+    });
+  }
+
   async #dropCapabilities(inode: Inode): Promise<void> {
     if (inode.stored.xattrSum === "") return;
     const { found } = await loadXattrs(this.namespace, inode);
@@ -196,6 +214,7 @@ export class Volume {
   write(handle: FileHandle, caller: Caller, offset: Offset, data: Uint8Array, append: boolean): MaybePromise<number> {
     const { inode, isDirect } = handle;
     requireKept(inode);
+    requireMayWrite(inode, append);
     if (isDirect || inode.stored.xattrSum !== "") return this.#writeThrough(handle, caller, offset, new Uint8Array(data), append);
     const { mode } = inode;
     const written = this.#writer.write(this.namespace, inode, caller, offset, data, append);
@@ -268,6 +287,7 @@ export class Volume {
   async fallocate({ inode }: FileHandle, caller: Caller, mode: number, offset: Offset, length: Offset): Promise<void> {
     const { mode: before } = inode;
     requireKept(inode);
+    requireMayWrite(inode, (mode & ~FallocateMode.KEEP_SIZE) === 0);
     await this.#dropCapabilities(inode);
     await inode.locked(() => fallocate(this.namespace, this.#writer, inode, caller, mode, offset, length));
     await this.#tellOfMode(inode, before);
@@ -287,6 +307,7 @@ export class Volume {
   ): Promise<number> {
     const [source, target] = [from.handle.inode, to.handle.inode];
     requireKept(target);
+    requireMayWrite(target, false);
     await this.#writer.writeOut(from.handle.volume.namespace, source, false);
     const wanted = Math.min(length, COPY_MAX_BYTES);
     addOffset(to.offset, wanted);

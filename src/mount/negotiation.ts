@@ -12,6 +12,7 @@ import {
   FUSE_CAP_ATOMIC_O_TRUNC,
   FUSE_CAP_EXPLICIT_INVAL_DATA,
   FUSE_CAP_EXPORT_SUPPORT,
+  FUSE_CAP_IOCTL_DIR,
   FUSE_CAP_PARALLEL_DIROPS,
   FUSE_CAP_READDIRPLUS,
   FUSE_CAP_READDIRPLUS_AUTO,
@@ -37,6 +38,8 @@ const WANTED =
   FUSE_CAP_PARALLEL_DIROPS |
   // File handles (name_to_handle_at(2), NFS) outlive the kernel's memory of a file: it then looks up "." and ".." by number.
   FUSE_CAP_EXPORT_SUPPORT |
+  // chattr and lsattr of folders.
+  FUSE_CAP_IOCTL_DIR |
   FUSE_CAP_EXPLICIT_INVAL_DATA;
 
 /** Fills in struct fuse_conn_info, in libfuse's init callback. Neither locks (the kernel keeps them) nor ACLs are asked for. */

@@ -8,6 +8,7 @@ import * as k from "../../ffi/libfuse3/kernel.ts";
 import type { LowlevelOp } from "../../ffi/libfuse3/layout.ts";
 import {
   type Attr,
+  after,
   type MaybePromise,
   type Name,
   type Offset,
@@ -17,6 +18,7 @@ import {
   type StatFs,
 } from "../fs/posix/vfs.ts";
 import type { DirectoryBuffer } from "./directory-buffer.ts";
+import { ioctl } from "./ioctls.ts";
 import { createFile, type OpenedNode, openFile, releaseFile } from "./opening.ts";
 import type { OperationContext } from "./operation-context.ts";
 import { BODY, type RequestReader } from "./requests.ts";
@@ -39,12 +41,6 @@ function operation<T>(typed: TypedOperation<T>): Operation {
   return typed;
 }
 
-/** Applies `then` now or later. */
-function after<T, U>(value: MaybePromise<T>, then: (value: T) => U): MaybePromise<U> {
-  return value instanceof Promise ? value.then(then) : then(value);
-}
-
-const ENOTTY = 25;
 /** The kernel counts a copy's result in 32 bits and wants whole pages: the most that one copy_file_range moves. */
 const MAX_COPY_BYTES = 0xffff_f000;
 
@@ -281,6 +277,5 @@ export const OPERATIONS: readonly Operation[] = [
     reply: replyXattr,
   }),
   empty("removexattr", ({ vfs, request, caller }) => vfs.removexattr(caller(), request.ino, checkXattrName(request.lastName(BODY)))),
-  // chattr, lsattr and the like: no ioctl is known. ENOSYS would reach the program on kernels before 5.14.
-  operation<void>({ name: "ioctl", call: () => undefined, reply: ({ replies }, req) => replies.error(req, ENOTTY) }),
+  operation<Uint8Array>({ name: "ioctl", call: ioctl, reply: ({ replies }, req, data) => replies.ioctl(req, data) }),
 ];

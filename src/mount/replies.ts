@@ -8,6 +8,7 @@ import {
   fuse_attr_out,
   fuse_entry_out,
   fuse_getxattr_out,
+  fuse_ioctl_out,
   fuse_kstatfs,
   fuse_lseek_out,
   fuse_open_out,
@@ -42,6 +43,7 @@ const NO_TIME: Timeout = { sec: 0, nsec: 0 };
 export function putEntry(words: Uint32Array, at: number, attr: Attr | null, settings: ReplySettings): void {
   if (attr === null) {
     storeU64(words, at + fuse_entry_out.nodeid, 0);
+    storeU64(words, at + fuse_entry_out.generation, 0);
     putTimeouts(words, at, settings.negativeTimeout, settings.negativeTimeout);
     return;
   }
@@ -59,7 +61,6 @@ export function putEntry(words: Uint32Array, at: number, attr: Attr | null, sett
 }
 
 function putTimeouts(words: Uint32Array, at: number, entry: Timeout, attr: Timeout): void {
-  storeU64(words, at + fuse_entry_out.generation, 0);
   storeU64(words, at + fuse_entry_out.entry_valid, entry.sec);
   storeU64(words, at + fuse_entry_out.attr_valid, attr.sec);
   words[(at + fuse_entry_out.entry_valid_nsec) >>> 2] = entry.nsec;
@@ -148,6 +149,13 @@ export class Replies implements Disposable {
     this.#view.setUint32(fuse_getxattr_out.size, bytes, true);
     this.#view.setUint32(fuse_getxattr_out.size + 4, 0, true);
     return this.#struct(req, fuse_getxattr_out.SIZE);
+  }
+
+  /** A successful ioctl, with what goes back to the caller: at most 256 bytes. */
+  ioctl(req: Pointer, data: Uint8Array): number {
+    this.#memory.bytes.fill(0, 0, fuse_ioctl_out.SIZE);
+    this.#memory.bytes.set(data, fuse_ioctl_out.SIZE);
+    return this.#struct(req, fuse_ioctl_out.SIZE + data.length);
   }
 
   position(req: Pointer, offset: Offset): number {

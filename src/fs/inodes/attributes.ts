@@ -57,6 +57,12 @@ export async function changeAttributes(namespace: Namespace, inode: Inode, chang
   });
 }
 
+/** Commits chattr's flags. The caller holds the inode's lock, and nothing is pending. */
+export async function replaceFlags(namespace: Namespace, inode: Inode, flags: number): Promise<void> {
+  if (inode.isOrphan && !inode.isRegular) throw new FsError("ESTALE");
+  await changeInode(namespace, inode, () => ({ attributes: { ...applyPending(inode.stored, { ctime: now() }), flags } }));
+}
+
 /** The stored attributes with a change laid over them. */
 export function applyPending(stored: InodeAttributes, pending: PendingAttributes): InodeAttributes {
   const attributes = { ...stored };

@@ -28,6 +28,7 @@ export function newRoot(fileId: FileId, owner: { uid: number; gid: number }): In
     mtimeBumps: 0,
     nameSum: NO_NAMES,
     xattrSum: "",
+    flags: 0,
     regionGenerations: NO_REGIONS,
     atimeSec: sec,
     atimeNsec: nsec,

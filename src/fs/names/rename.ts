@@ -2,6 +2,7 @@
 import { sumHashes } from "../../crypto/file-id.ts";
 import type { Check } from "../../protocol/messages.ts";
 import { dentryKey, dentryPrefix, inodeKey, inodePrefix } from "../../protocol/record-keys.ts";
+import { requireMayAdd, requireMayRemove } from "../inodes/flags.ts";
 import type { Inode } from "../inodes/inode.ts";
 import { CONFLICTS_MAX, inodePut, unchanged } from "../inodes/inode-change.ts";
 import { now } from "../posix/clock.ts";
@@ -28,6 +29,9 @@ export class Renamer {
       const source = await this.#entries.find(from, name);
       const target = await this.#entries.findMaybe(to, newName);
       if (target === null && exchange) throw new FsError("ENOENT");
+      requireMayRemove(from, source.inode);
+      if (target === null) requireMayAdd(to);
+      else requireMayRemove(to, target.inode);
       // Moving writes the attributes anew; those that stand for lost ones must not become real.
       for (const moved of exchange ? [source, target] : [source])
         if (moved?.inode.isDamaged) throw new DamageError(`inode ${moved.inode.ino}`);

@@ -6,6 +6,7 @@
 
 import { newFileId, sumHashes } from "../../crypto/file-id.ts";
 import { dentryKey, dentryPrefix, inodeKey, inodePrefix } from "../../protocol/record-keys.ts";
+import { requireMayAdd, requireMayChange, requireMayRemove } from "../inodes/flags.ts";
 import type { Inode } from "../inodes/inode.ts";
 import { CONFLICTS_MAX, inodePut, unchanged } from "../inodes/inode-change.ts";
 import type { Namespace } from "../inodes/namespace.ts";
@@ -45,6 +46,7 @@ export class Tree {
 
   /** Makes an inode and its name. Throws EEXIST, ENOENT (the folder is gone). */
   async make(caller: Caller, dir: Inode, name: Name, mode: number, more: { rdev?: number; target?: Name } = {}): Promise<Inode> {
+    requireMayAdd(dir);
     const { shard } = this.#namespace;
     const number = await this.#namespace.nextNumber();
     const time = now();
@@ -68,6 +70,7 @@ export class Tree {
       mtimeBumps: 0,
       nameSum: hashText(hash),
       xattrSum: "",
+      flags: 0,
       regionGenerations: NO_REGIONS,
       atimeSec: time.sec,
       atimeNsec: time.nsec,
@@ -121,6 +124,8 @@ export class Tree {
     const { shard } = this.#namespace;
     await inode.locked(async () => {
       for (let tries = 0; tries < CONFLICTS_MAX; tries++) {
+        requireMayAdd(dir);
+        requireMayChange(inode);
         if (inode.stored.nlink >= LINKS_MAX) throw new FsError("EMLINK");
         if (inode.isOrphan || inode.stored.nlink === 0) throw new FsError("ENOENT");
         const time = now();
@@ -154,6 +159,7 @@ export class Tree {
     for (let tries = 0; tries < CONFLICTS_MAX; tries++) {
       const found = await this.#entries.find(dir, name);
       if (found.inode.isDirectory) throw new FsError("EISDIR");
+      requireMayRemove(dir, found.inode);
       const done = await found.inode.locked(async () => {
         const time = now();
         const change = emptyChange();
@@ -185,6 +191,7 @@ export class Tree {
       const found = await this.#entries.find(dir, name);
       const { inode } = found;
       if (!inode.isDirectory) throw new FsError("ENOTDIR");
+      requireMayRemove(dir, inode);
       const result = await this.#namespace.shard.commit({
         checks: [
           { kind: "empty", prefix: dentryPrefix(inode.number) },

@@ -14,6 +14,11 @@ import type { FsError } from "./errno.ts";
 /** A result that is there at once, or later. */
 export type MaybePromise<T> = T | Promise<T>;
 
+/** Applies `then` now or later. */
+export function after<T, U>(value: MaybePromise<T>, then: (value: T) => U): MaybePromise<U> {
+  return value instanceof Promise ? value.then(then) : then(value);
+}
+
 /**
  * A byte position or size in a file, 0 to 2^63 - 1: a number where it is a safe integer, else a bigint. Comparing the two kinds
  * with < and > is exact in JavaScript; adding goes through offsets.ts.
@@ -133,6 +138,8 @@ export const FallocateMode = { KEEP_SIZE: 0x01, PUNCH_HOLE: 0x02, ZERO_RANGE: 0x
 export const RenameFlag = { NOREPLACE: 1, EXCHANGE: 2, WHITEOUT: 4 } as const;
 /** lseek(2) whence values. */
 export const Whence = { SEEK_DATA: 3, SEEK_HOLE: 4 } as const;
+/** Flags of an inode that chattr(1) sets (linux/fs.h, FS_IMMUTABLE_FL and so on). */
+export const InodeFlag = { IMMUTABLE: 0x10, APPEND: 0x20, NODUMP: 0x40, NOATIME: 0x80 } as const;
 /** setxattr(2) flags. */
 export const XattrFlag = { CREATE: 1, REPLACE: 2 } as const;
 
@@ -186,6 +193,9 @@ export interface Vfs {
   getxattr(ino: number, name: Name): MaybePromise<Uint8Array>;
   listxattr(ino: number): MaybePromise<Name[]>;
   removexattr(caller: Caller, ino: number, name: Name): MaybePromise<void>;
+  /** chattr's flags, values of InodeFlag. */
+  getFlags(ino: number): MaybePromise<number>;
+  setFlags(caller: Caller, ino: number, flags: number): MaybePromise<void>;
 }
 
 /** What the filesystem asks of the mount when another mount's change makes the kernel's copies stale. */

@@ -34,6 +34,7 @@ const attributes: fc.Arbitrary<InodeAttributes> = fc.record({
   fileId: sixteen,
   nameSum: sixteen,
   xattrSum: fc.oneof(fc.constant(""), sixteen),
+  flags: fc.subarray([0x10, 0x20, 0x40, 0x80]).map((flags) => flags.reduce((sum, flag) => sum | flag, 0)),
   regionGenerations: fc.array(fc.nat(2 ** 31 - 1), { maxLength: REGIONS_TRACKED_MAX }),
   atimeSec: seconds,
   atimeNsec: nanoseconds,

@@ -3,7 +3,7 @@
  *
  * The plaintext of inode and dentry records, before sealing. Little-endian, fixed layout; the record's key says which inode.
  *
- *     inode   version u8 = 2, flags u8, regions u16, mode u32, uid u32, gid u32, rdev u32, nlink u32,
+ *     inode   version u8 = 2, bits u8, regions u16, mode u32, uid u32, gid u32, rdev u32, nlink u32,
  *             size u64, allocated u64, parent u64, generation f64, mtimeBumps f64,
  *             {atime, mtime, ctime}: seconds i64, nanoseconds u32 each;
  *             sum of names 16, sum of extended attributes 16; regions x generation u48; symlink target to the end
@@ -15,7 +15,7 @@
 
 import { FILE_ID_BYTES, type FileId } from "../../crypto/file-id.ts";
 import { toOffset } from "../posix/offsets.ts";
-import type { Name, Offset } from "../posix/vfs.ts";
+import { InodeFlag, type Name, type Offset } from "../posix/vfs.ts";
 
 const RECORD_VERSION = 2;
 const SUM_BYTES = 16;
@@ -23,7 +23,14 @@ const NAME_SUM_OFFSET = 100;
 const XATTR_SUM_OFFSET = NAME_SUM_OFFSET + SUM_BYTES;
 const INODE_FIXED_BYTES = XATTR_SUM_OFFSET + SUM_BYTES;
 const GENERATION_BYTES = 6;
-const FLAG_HAS_XATTRS = 1;
+/** Bits of the second byte: extended attributes, then chattr's flags, each in a bit of its own. Records from before they were kept have none. */
+const BIT_HAS_XATTRS = 1;
+const FLAG_BITS: readonly (readonly [bit: number, flag: number])[] = [
+  [2, InodeFlag.IMMUTABLE],
+  [4, InodeFlag.APPEND],
+  [8, InodeFlag.NODUMP],
+  [16, InodeFlag.NOATIME],
+];
 const DENTRY_NAME_OFFSET = 2 + FILE_ID_BYTES;
 /** Regions whose generations attributes hold: of a file's first 16 GiB; 1.5 KiB of them at most. */
 export const REGIONS_TRACKED_MAX = 256;
@@ -65,6 +72,8 @@ export interface InodeAttributes {
   nameSum: string;
   /** What its extended attributes come to (xattrs.ts, 16 bytes); "": it has none. */
   xattrSum: string;
+  /** chattr's flags, values of InodeFlag. */
+  flags: number;
   /** For each of the first REGIONS_TRACKED_MAX regions, the generation with which its record was written; 0, or beyond the end: there is none. */
   regionGenerations: readonly number[];
   atimeSec: number;
@@ -88,7 +97,7 @@ export function encodeInode(inode: InodeAttributes): Uint8Array {
   const targetAt = INODE_FIXED_BYTES + regionGenerations.length * GENERATION_BYTES;
   const bytes = Buffer.allocUnsafe(targetAt + target.length);
   bytes[0] = RECORD_VERSION;
-  bytes[1] = inode.xattrSum === "" ? 0 : FLAG_HAS_XATTRS;
+  bytes[1] = (inode.xattrSum === "" ? 0 : BIT_HAS_XATTRS) | bitsOf(inode.flags);
   bytes.writeUInt16LE(regionGenerations.length, 2);
   bytes.writeUInt32LE(inode.mode, 4);
   bytes.writeUInt32LE(inode.uid, 8);
@@ -112,6 +121,14 @@ export function encodeInode(inode: InodeAttributes): Uint8Array {
   return bytes;
 }
 
+function bitsOf(flags: number): number {
+  return flags === 0 ? 0 : FLAG_BITS.reduce((bits, [bit, flag]) => ((flags & flag) === 0 ? bits : bits | bit), 0);
+}
+
+function flagsOf(bits: number): number {
+  return FLAG_BITS.reduce((flags, [bit, flag]) => ((bits & bit) === 0 ? flags : flags | flag), 0);
+}
+
 /** Decodes what `encodeInode` made of the inode with this file id. Throws RecordFormatError. */
 export function decodeInode(plaintext: Uint8Array, fileId: FileId): InodeAttributes {
   if (plaintext.length < INODE_FIXED_BYTES || plaintext[0] !== RECORD_VERSION) {
@@ -119,7 +136,8 @@ export function decodeInode(plaintext: Uint8Array, fileId: FileId): InodeAttribu
   }
   const isFixed = plaintext.length === INODE_FIXED_BYTES;
   fixed.set(isFixed ? plaintext : plaintext.subarray(0, INODE_FIXED_BYTES));
-  const hasXattrs = ((fixed[1] as number) & FLAG_HAS_XATTRS) !== 0;
+  const bits = fixed[1] as number;
+  const hasXattrs = (bits & BIT_HAS_XATTRS) !== 0;
   const regions = (fixed[2] as number) | ((fixed[3] as number) << 8);
   const targetAt = INODE_FIXED_BYTES + regions * GENERATION_BYTES;
   if (regions > REGIONS_TRACKED_MAX || plaintext.length < targetAt) throw new RecordFormatError(`inode record: ${regions} regions`);
@@ -127,6 +145,7 @@ export function decodeInode(plaintext: Uint8Array, fileId: FileId): InodeAttribu
     fileId,
     nameSum: fixedText.toString("latin1", NAME_SUM_OFFSET, XATTR_SUM_OFFSET),
     xattrSum: hasXattrs ? fixedText.toString("latin1", XATTR_SUM_OFFSET, INODE_FIXED_BYTES) : "",
+    flags: bits <= BIT_HAS_XATTRS ? 0 : flagsOf(bits),
     regionGenerations: regions === 0 ? NO_REGIONS : decodeGenerations(asBuffer(plaintext), regions),
     mode: u32(4),
     uid: u32(8),

@@ -71,6 +71,7 @@ export function standInAttributes({ type, parent, fileId }: KnownOfInode): Inode
     mtimeBumps: 0,
     nameSum: NO_NAMES,
     xattrSum: "",
+    flags: 0,
     regionGenerations: NO_REGIONS,
     atimeSec: 0,
     atimeNsec: 0,

@@ -39,6 +39,7 @@ interface Node {
   target: Name;
   children: Map<Name, number>;
   xattrs: Map<Name, Uint8Array>;
+  flags: number;
 }
 
 export class MemoryVfs implements Vfs {
@@ -60,7 +61,14 @@ export class MemoryVfs implements Vfs {
 
   #node(ino: number, mode: number, owner: { uid: number; gid: number }): Node {
     const now = { sec: Math.floor(Date.now() / 1000), nsec: 123456789 };
-    const empty = { data: new Uint8Array(0), size: 0, target: "", children: new Map<Name, number>(), xattrs: new Map<Name, Uint8Array>() };
+    const empty = {
+      data: new Uint8Array(0),
+      size: 0,
+      target: "",
+      children: new Map<Name, number>(),
+      xattrs: new Map<Name, Uint8Array>(),
+      flags: 0,
+    };
     return { ino, mode, uid: owner.uid, gid: owner.gid, rdev: 0, nlink: 1, mtime: now, atime: now, ...empty };
   }
 
@@ -376,5 +384,13 @@ export class MemoryVfs implements Vfs {
 
   removexattr(_caller: Caller, ino: number, name: Name): void {
     if (!this.#get(ino).xattrs.delete(name)) throw new FsError("ENODATA");
+  }
+
+  getFlags(ino: number): number {
+    return this.#get(ino).flags;
+  }
+
+  setFlags(_caller: Caller, ino: number, flags: number): void {
+    this.#get(ino).flags = flags;
   }
 }
