@@ -3,7 +3,7 @@ import { expect, test } from "bun:test";
 import * as fs from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { mountAt } from "./mountinfo.ts";
+import { mountAt } from "../process/mountinfo.ts";
 import { Mounted, sys } from "./testing/mounted.ts";
 
 /** What the server says instead of "ready". */

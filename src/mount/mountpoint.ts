@@ -4,8 +4,8 @@ import { readdir, realpath, stat, statfs } from "node:fs/promises";
 import { basename, dirname, join, resolve } from "node:path";
 import { MNT_DETACH } from "../../ffi/libc/constants.ts";
 import { umount2 } from "../../ffi/libc/libc.ts";
+import { mountAt } from "../process/mountinfo.ts";
 import { MountError } from "./mount-error.ts";
-import { mountAt } from "./mountinfo.ts";
 
 const DEVICE = "/dev/fuse";
 /** The second part of the type in mountinfo and of `mount -t`: fuse.kiseki. */

@@ -1,6 +1,6 @@
 import { readFileSync, writeFileSync } from "node:fs";
+import { mountAt } from "../process/mountinfo.ts";
 import type { MountLog } from "./log.ts";
-import { mountAt } from "./mountinfo.ts";
 import { MAX_READAHEAD_BYTES } from "./negotiation.ts";
 
 /**

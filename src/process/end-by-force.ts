@@ -7,6 +7,7 @@ import { constants } from "node:os";
 import { basename } from "node:path";
 import { LibcError } from "../../ffi/libc/errors.ts";
 import { pidfdClose, pidfdOpen, pidfdSendSignal } from "../../ffi/libc/pidfd.ts";
+import { mountAt } from "./mountinfo.ts";
 import { isRunning, type RuntimeEntry } from "./runtime-file.ts";
 
 /** Real user id of a process; null: it has ended, or must not be looked at. */
@@ -29,11 +30,7 @@ function programOf(pid: number): string | null {
 
 /** Who a FUSE mount belongs to, by the kernel's word (proc_pid_mountinfo(5), the option user_id); null: it says nothing. */
 function ownerOfMount(mountpoint: string): number | null {
-  const escaped = mountpoint.replace(/[\s\\]/g, (char) => `\\${char.charCodeAt(0).toString(8).padStart(3, "0")}`);
-  const line = readFileSync("/proc/self/mountinfo", "utf8")
-    .split("\n")
-    .findLast((text) => text.split(" ")[4] === escaped);
-  const user = /[, ]user_id=(\d+)/.exec(line ?? "")?.[1];
+  const user = /(?:^|,)user_id=(\d+)/.exec(mountAt(mountpoint)?.superOptions ?? "")?.[1];
   return user === undefined ? null : Number(user);
 }
 

@@ -11,8 +11,8 @@ import {
 } from "../../../ffi/libc/constants.ts";
 import { LibcError } from "../../../ffi/libc/errors.ts";
 import { remount } from "../../../ffi/libc/libc.ts";
-import { mountAt } from "../../mount/mountinfo.ts";
 import { CommandError, ExitStatus } from "../../process/failure.ts";
+import { mountAt } from "../../process/mountinfo.ts";
 import { isKisekiMount } from "../shared/mountpoint.ts";
 
 /** What each word of mount(8) sets, and what it takes away. */

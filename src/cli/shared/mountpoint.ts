@@ -1,8 +1,8 @@
 /** Looks at a mountpoint from outside. Nothing here waits for a mount that does not answer. */
 import { realpathSync, statSync } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
-import { mountAt } from "../../mount/mountinfo.ts";
 import { CommandError, ExitStatus } from "../../process/failure.ts";
+import { mountAt } from "../../process/mountinfo.ts";
 
 /** What /proc/self/mountinfo shows as the type of our mounts. */
 const MOUNT_TYPE = "fuse.kiseki";

@@ -1,5 +1,5 @@
 import { expect, test } from "bun:test";
-import { mountAt, parseMountinfo, readMounts } from "./mountinfo.ts";
+import { mountAt, mountOf, parseMountinfo, readMounts } from "./mountinfo.ts";
 
 const TEXT = `22 27 0:21 / /proc rw,relatime - proc proc rw
 36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 shared:7 - ext3 /dev/root rw,errors=continue
@@ -11,7 +11,14 @@ const TEXT = `22 27 0:21 / /proc rw,relatime - proc proc rw
 test("fields are found whatever number of optional ones there is", () => {
   const entries = parseMountinfo(TEXT);
   expect(entries.length).toBe(5);
-  expect(entries[1]).toEqual({ device: "98:0", mountpoint: "/mnt2", options: "rw,noatime", type: "ext3", source: "/dev/root" });
+  expect(entries[1]).toEqual({
+    device: "98:0",
+    mountpoint: "/mnt2",
+    options: "rw,noatime",
+    type: "ext3",
+    source: "/dev/root",
+    superOptions: "rw,errors=continue",
+  });
 });
 
 test("octal escapes are undone", () => {
@@ -21,6 +28,13 @@ test("octal escapes are undone", () => {
 test("of several mounts on one folder the last is found", () => {
   expect(mountAt("/mnt2", parseMountinfo(TEXT))?.source).toBe("on-top");
   expect(mountAt("/nothing", parseMountinfo(TEXT))).toBeNull();
+});
+
+test("a path lies in the mount with the longest name above it, the last of several", () => {
+  const mounts = parseMountinfo(`20 1 8:1 / / rw - ext4 /dev/sda rw\n${TEXT}`);
+  expect(mountOf("/mnt2/a/b", mounts)?.source).toBe("on-top");
+  expect(mountOf("/mnt22", mounts)?.type).toBe("ext4");
+  expect(mountOf("/mnt/with space\\and\ttab", mounts)?.type).toBe("fuse.kiseki");
 });
 
 test("this machine's own list is read", () => {
