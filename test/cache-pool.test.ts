@@ -158,8 +158,27 @@ test("a cache_dir that others can write into is refused with a reason", async ()
   const { status, stderr } = await kiseki(["mount", path, ...(await mountArguments(node)), "--cache-dir", cacheDir]);
   expect({ status, stderr }).toEqual({
     status: 1,
-    stderr: `kiseki: cache_dir ${cacheDir}: others can write into it (mode 0770); use a folder of your own with mode 0700\n`,
+    stderr: `kiseki: cache_dir ${cacheDir}: others can write into it (mode 0770); use a folder of your own with mode 0700 (-o cache_dir=DIR)\n`,
   });
+});
+
+test("a cache_dir is refused inside a kiseki mount, and under a folder that others can swap", async () => {
+  const parent = newCacheDir();
+  mkdirSync(parent);
+  chmodSync(parent, 0o775);
+  await using mount = await TestMount.mount(node, { cacheDir: newCacheDir() });
+  const refusals: [string, string][] = [
+    [join(mount.path, "cache"), `lies inside the kiseki mount ${mount.path}; use a folder on a local disk`],
+    [
+      join(parent, "cache"),
+      `others can replace it: ${parent} is writable for others and not sticky; use a folder of your own with mode 0700 (-o cache_dir=DIR)`,
+    ],
+  ];
+  for (const [cacheDir, reason] of refusals) {
+    const { status, stderr } = await kiseki(["mount", mountpoint(), ...(await mountArguments(node)), "--cache-dir", cacheDir]);
+    expect({ status, stderr }).toEqual({ status: 1, stderr: `kiseki: cache_dir ${cacheDir}: ${reason}\n` });
+  }
+  expect(existsSync(join(mount.path, "cache"))).toBe(false);
 });
 
 test("the limit of a pool holds while more is read than it may keep", async () => {

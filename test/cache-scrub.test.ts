@@ -94,7 +94,9 @@ test("a folder that others can write into is refused, one that is not there has 
   chmodSync(cacheDir, 0o777);
   const { status, stderr } = await kiseki(["scrub", "--cache-dir", cacheDir]);
   expect(status).toBe(1);
-  expect(stderr).toBe(`kiseki: cache_dir ${cacheDir}: others can write into it (mode 0777); use a folder of your own with mode 0700\n`);
+  expect(stderr).toBe(
+    `kiseki: cache_dir ${cacheDir}: others can write into it (mode 0777); use a folder of your own with mode 0700 (-o cache_dir=DIR)\n`,
+  );
   expect((await kiseki(["scrub", "--watch", "often"])).status).toBe(2);
 });
 

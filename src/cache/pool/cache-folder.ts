@@ -11,8 +11,10 @@
 import { closeSync, constants, fstatSync, lstatSync, mkdirSync, openSync, readdirSync, realpathSync, type Stats, statSync } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
 import { tryLock } from "../../../ffi/libc/flock.ts";
+import { mountOf } from "../../process/mountinfo.ts";
 import { TENANT_NAME_PATTERN } from "../../protocol/limits.ts";
 import { CacheFolderError } from "./cache-error.ts";
+import { FolderHandle } from "./folder-handle.ts";
 
 const NODE_LOCK = "node.lock";
 /** A pool that is being made. */
@@ -20,8 +22,11 @@ export const NEW_PREFIX = ".new-";
 const POOL_ID_PATTERN = /^[0-9a-f]{32}$/;
 
 const GROUP_OR_OTHERS_WRITE = 0o022;
-const OTHERS_WRITE = 0o002;
 const STICKY = 0o1000;
+/** What a user can do about a folder that is refused. */
+const WAY_OUT = "use a folder of your own with mode 0700 (-o cache_dir=DIR)";
+/** Type of kiseki's mounts in mountinfo. */
+const KISEKI_MOUNT = "fuse.kiseki";
 
 /** node.lock is looked at again after this long, twice as long each time up to the second one. */
 const LOCK_RETRY_MS = 1;
@@ -39,9 +44,12 @@ export interface PoolPlace {
 export class CacheFolder {
   /** Absolute, without symbolic links. */
   readonly path: string;
+  /** Kept until the process ends: what is wiped is wiped in this folder, and in none that has come to have its name. */
+  readonly handle: FolderHandle;
 
-  private constructor(path: string) {
+  private constructor(path: string, handle: FolderHandle) {
     this.path = path;
+    this.handle = handle;
   }
 
   /**
@@ -49,6 +57,7 @@ export class CacheFolder {
    * @throws CacheFolderError: why not
    */
   static open(path: string): CacheFolder {
+    requireOutsideMounts(resolve(path));
     try {
       mkdirSync(resolve(path), { recursive: true, mode: 0o700 });
     } catch (error) {
@@ -66,28 +75,45 @@ export class CacheFolder {
    */
   static openExisting(path: string): CacheFolder | null {
     const absolute = resolve(path);
+    const refused = (reason: string) => new CacheFolderError(`cache_dir ${absolute}: ${reason}; ${WAY_OUT}`);
+    requireOutsideMounts(absolute);
     try {
-      const stat = lstatSync(absolute);
-      const refused = (reason: string) => new CacheFolderError(`cache_dir ${absolute}: ${reason}; use a folder of your own with mode 0700`);
-      if (stat.isSymbolicLink()) throw refused("is a symbolic link");
-      if (!stat.isDirectory()) throw refused("is not a folder");
-      if (stat.uid !== process.geteuid?.()) throw refused(`belongs to user ${stat.uid}, not to user ${process.geteuid?.()}`);
-      if ((stat.mode & GROUP_OR_OTHERS_WRITE) !== 0) throw refused(`others can write into it (${modeText(stat)})`);
+      if (lstatSync(absolute).isSymbolicLink()) throw refused("is a symbolic link");
       const real = join(realpathSync(dirname(absolute)), basename(absolute));
-      for (let parent = dirname(real); ; parent = dirname(parent)) {
-        const { mode } = statSync(parent);
-        // Who can write into a folder that is not sticky can put another folder in this one's place.
-        if ((mode & OTHERS_WRITE) !== 0 && (mode & STICKY) === 0) {
-          throw refused(`everybody can replace it, as ${parent} is writable for all and not sticky`);
-        }
-        if (parent === dirname(parent)) break;
+      requireOutsideMounts(real);
+      const handle = FolderHandle.open(real);
+      try {
+        const stat = handle.stat();
+        if (stat.uid !== process.geteuid?.()) throw refused(`belongs to user ${stat.uid}, not to user ${process.geteuid?.()}`);
+        if ((stat.mode & GROUP_OR_OTHERS_WRITE) !== 0) throw refused(`others can write into it (${modeText(stat)})`);
+        const swapped = swappableParent(real);
+        if (swapped !== null) throw refused(`others can replace it: ${swapped}`);
+        return new CacheFolder(real, handle);
+      } catch (error) {
+        handle.close();
+        throw error;
       }
-      return new CacheFolder(real);
     } catch (error) {
       if (error instanceof CacheFolderError) throw error;
-      if ((error as NodeJS.ErrnoException).code === "ENOENT") return null;
+      const { code } = error as NodeJS.ErrnoException;
+      if (code === "ENOENT") return null;
+      if (code === "ENOTDIR") throw refused("is not a folder");
       throw unusable(absolute, error);
     }
+  }
+
+  /**
+   * The folder of a pool, for who is to clear it.
+   * @throws CacheFolderError: it, or its tenant's, is not this user's, or on another filesystem; a system error: ENOENT, ENOTDIR, ...
+   */
+  openPool(tenant: string, id: string): FolderHandle {
+    using folder = this.openTenant(tenant);
+    return folder.child(id);
+  }
+
+  /** @throws as openPool */
+  openTenant(tenant: string): FolderHandle {
+    return this.handle.child(tenant);
   }
 
   /** @throws RangeError: not a tenant's name */
@@ -104,7 +130,7 @@ export class CacheFolder {
 
   /** The names of the tenants' folders. */
   tenants(): string[] {
-    return foldersIn(this.path).filter((name) => TENANT_NAME_PATTERN.test(name));
+    return foldersIn(this.handle.self).filter((name) => TENANT_NAME_PATTERN.test(name));
   }
 
   /** The pools of all tenants, living and dead. */
@@ -120,7 +146,7 @@ export class CacheFolder {
   #places(pattern: RegExp): PoolPlace[] {
     return this.tenants().flatMap((tenant) => {
       const folder = join(this.path, tenant);
-      return foldersIn(folder)
+      return foldersIn(this.handle.at(tenant))
         .filter((name) => pattern.test(name))
         .map((id) => ({ tenant, id, path: join(folder, id) }));
     });
@@ -144,7 +170,7 @@ export class CacheFolder {
 
   /** Runs `work` now, or returns null where another process holds node.lock. */
   tryWithNodeLock<T>(work: () => T): { readonly result: T } | null {
-    const path = join(this.path, NODE_LOCK);
+    const path = this.handle.at(NODE_LOCK);
     for (;;) {
       const fd = openSync(path, constants.O_RDWR | constants.O_CREAT | constants.O_NOFOLLOW, 0o600);
       try {
@@ -156,6 +182,24 @@ export class CacheFolder {
       }
     }
   }
+}
+
+/** Why others than this user and root can put another folder in the place of one above `path`; null: they can't. */
+function swappableParent(path: string): string | null {
+  for (let parent = dirname(path); ; parent = dirname(parent)) {
+    const { mode, uid } = statSync(parent);
+    if (uid !== 0 && uid !== process.geteuid?.()) return `${parent} belongs to user ${uid}`;
+    // In a sticky folder only the owner of an entry can.
+    if ((mode & GROUP_OR_OTHERS_WRITE) !== 0 && (mode & STICKY) === 0) return `${parent} is writable for others and not sticky`;
+    if (parent === dirname(parent)) return null;
+  }
+}
+
+/** A mount that waited for a mount's cache, be it its own, could wait for itself. @throws CacheFolderError */
+function requireOutsideMounts(path: string): void {
+  const mount = mountOf(path);
+  if (mount?.type !== KISEKI_MOUNT) return;
+  throw new CacheFolderError(`cache_dir ${path}: lies inside the kiseki mount ${mount.mountpoint}; use a folder on a local disk`);
 }
 
 /** Whether `path` still names the file that `fd` is: a lock on a file that was unlinked protects nothing. */

@@ -94,7 +94,7 @@ test("a cache folder that is not the user's alone is refused with a reason", () 
   expect(() => CacheFolder.open(join(base, "file"))).toThrow("is not a folder");
   expect(() => CacheFolder.open("/proc/1/cache")).toThrow(/^cache_dir \/proc\/1\/cache: /);
   chmodSync(base, 0o777);
-  expect(() => CacheFolder.open(path)).toThrow(`${base} is writable for all and not sticky`);
+  expect(() => CacheFolder.open(path)).toThrow(`${base} is writable for others and not sticky`);
   chmodSync(base, 0o1777);
   CacheFolder.open(path);
 });

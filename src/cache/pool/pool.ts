@@ -85,7 +85,8 @@ export class Pool {
         renameSync(aside, path);
         return fd;
       } catch (error) {
-        rmSync(aside, { recursive: true, force: true });
+        using tenant = folder.openTenant(owner.tenant);
+        rmSync(tenant.at(`${NEW_PREFIX}${id}`), { recursive: true, force: true });
         closeSync(fd);
         throw error;
       }
@@ -94,7 +95,8 @@ export class Pool {
       return Pool.#owned(folder, path, id, lockFd, record, limits);
     } catch (error) {
       // Nothing was written into it yet.
-      rmSync(path, { recursive: true, force: true });
+      using tenant = folder.openTenant(owner.tenant);
+      rmSync(tenant.at(id), { recursive: true, force: true });
       closeSync(lockFd);
       throw error;
     }
@@ -189,7 +191,8 @@ export class Pool {
    */
   async wipeContents(onProgress?: (progress: WipeProgress) => void): Promise<WipeReport> {
     if (this.#state !== "open") throw new Error(`wipeContents: the pool is ${this.#state}`);
-    const report = await wipeContents(this.path, { bytesTotal: this.space.usedBytes, onProgress });
+    using pool = this.#folder.openPool(this.#record.tenant, this.id);
+    const report = await wipeContents(pool, { bytesTotal: this.space.usedBytes, onProgress });
     this.space.restate(report.bytesLeft);
     return report;
   }
@@ -215,7 +218,8 @@ export class Pool {
     this.space.close();
     try {
       if (!wipe) return null;
-      return await wipePool(this.#folder, this.path, this.#lockFd, this.#record, { bytesTotal: this.space.usedBytes, onProgress });
+      using pool = this.#folder.openPool(this.#record.tenant, this.id);
+      return await wipePool(this.#folder, pool, this.#lockFd, this.#record, { bytesTotal: this.space.usedBytes, onProgress });
     } finally {
       closeSync(this.#lockFd);
       this.#state = "closed";

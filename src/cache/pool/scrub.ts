@@ -6,9 +6,11 @@
  * meanwhile, and is dead again, to be wiped on by the next scrub, when the scrubber dies.
  */
 import { closeSync, constants, existsSync, openSync, rmdirSync, rmSync } from "node:fs";
+import { basename } from "node:path";
 import { tryLock } from "../../../ffi/libc/flock.ts";
 import { PoolError } from "./cache-error.ts";
 import type { CacheFolder, PoolPlace } from "./cache-folder.ts";
+import type { FolderHandle } from "./folder-handle.ts";
 import { lockIfFree } from "./pool-lock.ts";
 import { lockPath, type PoolRecord, readPoolRecord } from "./pool-record.ts";
 import { readReserved } from "./space.ts";
@@ -74,10 +76,13 @@ export async function scrub(folder: CacheFolder, options: ScrubOptions = {}): Pr
 
 /** Under node.lock nobody is making a pool: what looks so was left by who died. Nothing was ever written into it. */
 function removeUnfinished(folder: CacheFolder): void {
-  for (const { path } of folder.unfinished()) rmSync(path, { recursive: true, force: true });
+  for (const { tenant, path } of folder.unfinished()) {
+    using pools = folder.openTenant(tenant);
+    rmSync(pools.at(basename(path)), { recursive: true, force: true });
+  }
   for (const tenant of folder.tenants()) {
     try {
-      rmdirSync(folder.tenantPath(tenant));
+      rmdirSync(folder.handle.at(tenant));
     } catch {
       // It has pools.
     }
@@ -91,20 +96,22 @@ async function scrubPool(folder: CacheFolder, place: PoolPlace, options: ScrubOp
   const seen = { tenant, id, files: 0, bytes: reserved, faults: [] };
   let lockFd: number | null = null;
   try {
+    using pool = folder.openPool(tenant, id);
     // Without a lock file nobody can have it: see takeDead.
-    if (options.dryRun === true && !existsSync(lockPath(path))) return { ...seen, state: "dead", pid: null };
-    lockFd = await takeDead(folder, path);
-    const pid = readPoolRecord(lockPath(path))?.pid ?? null;
+    if (options.dryRun === true && !existsSync(lockPath(pool.self))) return { ...seen, state: "dead", pid: null };
+    lockFd = await takeDead(folder, pool);
+    const pid = readPoolRecord(lockPath(pool.self))?.pid ?? null;
     if (lockFd === null) return { ...seen, state: "live", pid };
     if (options.dryRun === true) return { ...seen, state: "dead", pid };
     const record = readPoolRecord(lockFd) ?? unknownOwner(tenant);
     await options.beforeWipe?.(record);
     const onProgress = (progress: WipeProgress) => options.onProgress?.(place, progress);
-    const report = await wipePool(folder, path, lockFd, record, { bytesTotal: reserved, onProgress });
+    const report = await wipePool(folder, pool, lockFd, { ...record, tenant }, { bytesTotal: reserved, onProgress });
     const { files, bytes, faults } = report;
     return { tenant, id, state: report.failed === 0 ? "wiped" : "failed", pid, files, bytes, faults };
   } catch (error) {
-    if (error instanceof PoolError && error.code === "not_found") return null;
+    const isGone = error instanceof PoolError ? error.code === "not_found" : (error as NodeJS.ErrnoException).code === "ENOENT";
+    if (isGone) return null;
     return { ...seen, state: "failed", pid: null, faults: [{ path, reason: (error as Error).message }] };
   } finally {
     if (lockFd !== null) closeSync(lockFd);
@@ -112,13 +119,13 @@ async function scrubPool(folder: CacheFolder, place: PoolPlace, options: ScrubOp
 }
 
 /** The lock of a dead pool; null: somebody has it. @throws PoolError not_found: it is gone */
-async function takeDead(folder: CacheFolder, poolPath: string): Promise<number | null> {
-  const path = lockPath(poolPath);
-  if (existsSync(path)) return lockIfFree(poolPath);
+async function takeDead(folder: CacheFolder, pool: FolderHandle): Promise<number | null> {
+  const path = lockPath(pool.self);
+  if (existsSync(path)) return lockIfFree(pool.self);
   // Pools get their lock before they get their name, and lose both under node.lock: somebody has deleted this one's lock file.
   return folder.withNodeLock(() => {
-    if (!existsSync(poolPath)) throw new PoolError("not_found", `${poolPath}: is gone`);
-    if (existsSync(path)) return lockIfFree(poolPath);
+    if (pool.isGone) throw new PoolError("not_found", `${pool.path}: is gone`);
+    if (existsSync(path)) return lockIfFree(pool.self);
     const fd = openSync(path, constants.O_RDWR | constants.O_CREAT | constants.O_EXCL, 0o600);
     if (tryLock(fd)) return fd;
     closeSync(fd);

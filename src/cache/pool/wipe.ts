@@ -1,11 +1,17 @@
-/** Destroys what is in a pool, and the pool. The caller holds the pool's lock, and nobody uses a file in it. */
-import { type Dirent, rmdirSync, statSync, unlinkSync } from "node:fs";
+/**
+ * Destroys what is in a pool, and the pool. The caller holds the pool's lock, and nobody uses a file in it.
+ *
+ * Every folder is opened from the one above it, without following links, and must be the same user's on the same filesystem: whatever names somebody
+ * gives to other folders meanwhile, nothing outside of the pool is touched.
+ */
+import { rmdirSync, statSync, unlinkSync } from "node:fs";
 import { readdir, rmdir } from "node:fs/promises";
-import { dirname, join } from "node:path";
+import { basename } from "node:path";
 import type { Logger } from "../../log.ts";
 import { MIB } from "../../protocol/limits.ts";
 import { isOpenNowhere } from "../images/image-file.ts";
 import type { CacheFolder } from "./cache-folder.ts";
+import type { FolderHandle } from "./folder-handle.ts";
 import { LOCK_FILE, lockPath, type PoolRecord, writePoolRecord } from "./pool-record.ts";
 import { RESERVED_FILE, writeReserved } from "./space.ts";
 import { addFault, emptyReport, type ZeroizeReport, zeroizeFiles } from "./zeroize.ts";
@@ -41,9 +47,9 @@ export type WipeReport = Readonly<ZeroizeReport>;
  * Overwrites and deletes all files below the content folders; the folders stay. So do images that a program still has open or mapped: zeros
  * would be wrong bytes for it. They are in the report's faults, and go with the next wipe.
  */
-export async function wipeContents(poolPath: string, options: WipeOptions): Promise<WipeReport> {
+export async function wipeContents(pool: FolderHandle, options: WipeOptions): Promise<WipeReport> {
   const wipe = new Wipe(options);
-  for (const name of CONTENT_FOLDERS) await wipe.contentOf(poolPath, name, "keep folders");
+  for (const name of CONTENT_FOLDERS) await wipe.contentOf(pool, name, "keep folders");
   return wipe.report;
 }
 
@@ -53,7 +59,7 @@ export async function wipeContents(poolPath: string, options: WipeOptions): Prom
  */
 export async function wipePool(
   folder: CacheFolder,
-  poolPath: string,
+  pool: FolderHandle,
   lockFd: number,
   record: PoolRecord,
   options: WipeOptions,
@@ -64,28 +70,29 @@ export async function wipePool(
   };
   const wipe = new Wipe({ ...options, onProgress: tell });
   tell({ bytesDone: 0, bytesTotal: options.bytesTotal });
-  for (const name of CONTENT_FOLDERS) await wipe.contentOf(poolPath, name, "all");
-  await wipe.filesBelow(poolPath, "all but the pool's own");
+  for (const name of CONTENT_FOLDERS) await wipe.contentOf(pool, name, "all");
+  await wipe.filesBelow(pool, "all but the pool's own");
   if (wipe.report.failed > 0) {
     // Other pools may have the room of what is gone.
-    writeReserved(poolPath, wipe.report.bytesLeft);
+    writeReserved(pool.self, wipe.report.bytesLeft);
     return wipe.report;
   }
   try {
     // Under the lock of the node, as a folder without pool.lock counts as a dead pool, and the tenant's may be about to get a new one.
-    await folder.withNodeLock(() => removeEmpty(poolPath));
+    await folder.withNodeLock(() => removeEmpty(folder, record.tenant, pool));
   } catch (error) {
-    addFault(wipe.report, poolPath, (error as Error).message);
+    addFault(wipe.report, pool.path, (error as Error).message);
   }
   return wipe.report;
 }
 
 /** Removes a pool of which only the pool's own files are left, and the tenant's folder with its last pool. Under node.lock. */
-function removeEmpty(poolPath: string): void {
-  for (const path of [join(poolPath, RESERVED_FILE), lockPath(poolPath)]) unlessGone(() => unlinkSync(path));
-  unlessGone(() => rmdirSync(poolPath));
+function removeEmpty(folder: CacheFolder, tenant: string, pool: FolderHandle): void {
+  for (const path of [pool.at(RESERVED_FILE), lockPath(pool.self)]) unlessGone(() => unlinkSync(path));
+  using tenants = folder.openTenant(tenant);
+  unlessGone(() => rmdirSync(tenants.at(basename(pool.path))));
   try {
-    rmdirSync(dirname(poolPath));
+    rmdirSync(folder.handle.at(tenant));
   } catch {
     // Other pools of this tenant.
   }
@@ -113,47 +120,53 @@ class Wipe {
     this.#options = options;
   }
 
-  contentOf(poolPath: string, name: (typeof CONTENT_FOLDERS)[number], mode: "keep folders" | "all"): Promise<void> {
-    return this.filesBelow(join(poolPath, name), mode, name === IMAGE_FOLDER);
+  async contentOf(pool: FolderHandle, name: (typeof CONTENT_FOLDERS)[number], mode: "keep folders" | "all"): Promise<void> {
+    await this.#inChild(pool, name, (content) => this.filesBelow(content, mode, name === IMAGE_FOLDER));
   }
 
   /** All files below a folder, which stays; and the folders below it, unless they are to stay. */
-  async filesBelow(path: string, mode: "keep folders" | "all but the pool's own" | "all", areImages = false): Promise<void> {
+  async filesBelow(folder: FolderHandle, mode: "keep folders" | "all but the pool's own" | "all", areImages = false): Promise<void> {
     const files: string[] = [];
     const images: string[] = [];
-    for (const entry of await this.#list(path)) {
-      const child = join(path, entry.name);
+    for (const entry of await readdir(folder.self, { withFileTypes: true })) {
+      const { name } = entry;
       if (!entry.isDirectory()) {
-        if (mode === "all but the pool's own" && (entry.name === LOCK_FILE || entry.name === RESERVED_FILE)) continue;
-        if (areImages && entry.isFile()) images.push(child);
-        else files.push(child);
+        if (mode === "all but the pool's own" && (name === LOCK_FILE || name === RESERVED_FILE)) continue;
+        if (areImages && entry.isFile()) images.push(folder.at(name));
+        else files.push(folder.at(name));
         continue;
       }
       // What is left in these is in the report.
-      const isDone = mode === "all but the pool's own" && (CONTENT_FOLDERS as readonly string[]).includes(entry.name);
-      if (isDone && (await this.#list(child)).length > 0) continue;
-      if (!isDone) await this.filesBelow(child, mode === "keep folders" ? mode : "all", areImages);
-      if (mode !== "keep folders") await rmdir(child).catch((error) => this.#fault(child, error));
+      const isDone = mode === "all but the pool's own" && (CONTENT_FOLDERS as readonly string[]).includes(name);
+      let isEmpty = true;
+      await this.#inChild(folder, name, async (child) => {
+        if (isDone) isEmpty = (await readdir(child.self)).length === 0;
+        else await this.filesBelow(child, mode === "keep folders" ? mode : "all", areImages);
+      });
+      if (mode !== "keep folders" && isEmpty) await rmdir(folder.at(name)).catch((error) => this.#fault(`${folder.path}/${name}`, error));
     }
-    await zeroizeFiles([...files, ...this.#unused(images)], { onBytes: (bytes) => this.#progress(bytes) }, this.report);
+    const nameOf = (path: string): string => `${folder.path}/${basename(path)}`;
+    const options = { onBytes: (bytes: number) => this.#progress(bytes), nameOf };
+    await zeroizeFiles([...files, ...this.#unused(images, nameOf)], options, this.report);
   }
 
-  #unused(images: readonly string[]): string[] {
+  /** What can't be opened or read is in the report. */
+  async #inChild(folder: FolderHandle, name: string, work: (child: FolderHandle) => Promise<void>): Promise<void> {
+    try {
+      using child = folder.child(name);
+      await work(child);
+    } catch (error) {
+      this.#fault(`${folder.path}/${name}`, error);
+    }
+  }
+
+  #unused(images: readonly string[], nameOf: (path: string) => string): string[] {
     return images.filter((path) => {
       if (isOpenNowhere(path)) return true;
-      addFault(this.report, path, "a program has this staged file open: it is deleted when that has closed it");
+      addFault(this.report, nameOf(path), "a program has this staged file open: it is deleted when that has closed it");
       this.report.bytesLeft += (statSync(path, { throwIfNoEntry: false })?.blocks ?? 0) * STAT_BLOCK_BYTES;
       return false;
     });
-  }
-
-  async #list(path: string): Promise<Dirent[]> {
-    try {
-      return await readdir(path, { withFileTypes: true });
-    } catch (error) {
-      this.#fault(path, error);
-      return [];
-    }
   }
 
   #fault(path: string, error: unknown): void {

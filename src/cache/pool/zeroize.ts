@@ -26,6 +26,8 @@ const NAMED_FAULTS_MAX = 20;
 export interface ZeroizeOptions {
   /** Told after each write how many bytes more are zeros now. */
   readonly onBytes?: ((bytes: number) => void) | undefined;
+  /** What a path is called in faults, where it goes through a folder's descriptor. */
+  readonly nameOf?: ((path: string) => string) | undefined;
 }
 
 /** A file that could not be overwritten or not be unlinked, or a folder that could not be removed. */
@@ -93,7 +95,9 @@ async function zeroize(path: string, options: ZeroizeOptions, report: ZeroizeRep
     reason = `not deleted: ${(error as Error).message}`;
     report.bytesLeft += onDisk;
   }
-  if (reason !== null) addFault(report, path, reason);
+  if (reason === null) return;
+  const name = options.nameOf?.(path) ?? path;
+  addFault(report, name, reason.replaceAll(path, name));
 }
 
 /** Zeros over all data of a file, on the disk when it resolves. */
