@@ -1,11 +1,15 @@
-/** Credentials on their way to a background process (process/background-process.ts), as text. */
+/** Credentials on their way to a background process (process/background-process.ts): the KEK as bytes, which can be overwritten, then the rest as JSON. */
 import type { Credentials } from "../crypto/credentials.ts";
+import { KEK_BYTES } from "../crypto/key-ring.ts";
 
-export function packCredentials({ kek, ...rest }: Credentials): string {
-  return JSON.stringify({ ...rest, kek: Buffer.from(kek).toString("base64") });
+export function packCredentials({ kek, ...rest }: Credentials): Uint8Array {
+  return Buffer.concat([kek, Buffer.from(JSON.stringify(rest))]);
 }
 
-export function unpackCredentials(text: string): Credentials {
-  const { kek, ...rest } = JSON.parse(text) as Omit<Credentials, "kek"> & { readonly kek: string };
-  return { ...rest, kek: Uint8Array.from(Buffer.from(kek, "base64")) };
+/** Overwrites what it was given. */
+export function unpackCredentials(packed: Uint8Array): Credentials {
+  const kek = Uint8Array.from(packed.subarray(0, KEK_BYTES));
+  const rest = JSON.parse(new TextDecoder().decode(packed.subarray(KEK_BYTES))) as Omit<Credentials, "kek">;
+  packed.fill(0);
+  return { ...rest, kek };
 }

@@ -7,7 +7,7 @@
  */
 import type { Pool } from "../cache/pool/pool.ts";
 import { storeWrappedKeys } from "../cache/pool/wrapped-keys.ts";
-import type { KeyRing, WrappedKey } from "../crypto/key-ring.ts";
+import { type KeyRing, type WrappedKey, wipeMaterial } from "../crypto/key-ring.ts";
 import { epochOfRecord } from "../crypto/record-seal.ts";
 import type { Logger } from "../log.ts";
 import type { AnswerOf, InodeBundle, OpName, StoredRecord } from "../protocol/messages.ts";
@@ -90,7 +90,7 @@ export class KeyEpochs {
     if (!isNew) return;
     const material = keys.export();
     transfer.addKeys(material);
-    for (const { key } of material.keys) key.fill(0);
+    wipeMaterial(material);
     log.info({ epoch: keys.current.epoch }, "a new data key was taken up: what is written from now on is sealed under it");
     if (pool === null) return;
     try {

@@ -13,7 +13,7 @@ import type { Pool } from "../cache/pool/pool.ts";
 import { destroyWrappedKeys, readWrappedKeys, storeWrappedKeys } from "../cache/pool/wrapped-keys.ts";
 import { formatAddress } from "../config/address.ts";
 import type { ClientConfig } from "../config/mount-config.ts";
-import { KeyRing, type WrappedKey } from "../crypto/key-ring.ts";
+import { KeyRing, type WrappedKey, wipeMaterial } from "../crypto/key-ring.ts";
 import { ContentStore } from "../fs/content/content-store.ts";
 import { guardedTransfer } from "../fs/shard/guarded-calls.ts";
 import { NodeError, TransportError } from "../protocol/errors.ts";
@@ -131,13 +131,15 @@ export async function openClient(job: ClientJob, user: PoolUser, hooks: ClientHo
     credentials.kek.fill(0);
     cleanups.push(() => keys.wipe());
     const arena = new BlockArena(config.cacheL1MaxBytes);
+    const material = keys.export();
     const transfer = new TransferPool({
       arena: arena.memory,
       workers: defaultWorkerCount(),
       node: { ...link, knownStore: node.knownStore },
-      keys: keys.export(),
+      keys: material,
       onWarning: (message) => log.warn(message),
     });
+    wipeMaterial(material);
     await transfer.start();
     cleanups.push(() => transfer.close());
     const known = new KeyEpochs({ node, keys, transfer, pool, log });

@@ -203,7 +203,9 @@ async function replaceCredentialsFile(path: string, file: CredentialsFile): Prom
 
 /** Gives the file a new certificate of the same tenant; the KEK stays as it is, and no passphrase is needed. @throws CredentialsError */
 export async function renewCredentialsFile(path: string, { cert, key }: Pick<Credentials, "cert" | "key">): Promise<void> {
-  const file = { ...(await readFile(path)), cert, key };
+  const { file: before, kek } = await readFile(path);
+  const file = { ...before, ...(kek === null ? {} : plainKek(kek)), cert, key };
+  kek?.fill(0);
   requireWhole(path, file);
   await replaceCredentialsFile(path, file);
 }
@@ -211,7 +213,7 @@ export async function renewCredentialsFile(path: string, { cert, key }: Pick<Cre
 /** Sets, changes or (null) removes the passphrase that the KEK is sealed under. @throws RangeError for an empty one, CredentialsError */
 export async function changePassphrase(path: string, getPassphrase: () => Promise<string>, passphrase: string | null): Promise<void> {
   if (passphrase === "") throw new RangeError("expected a passphrase of at least one character");
-  const { kek: _kek, sealedKek: _sealedKek, ...rest } = await readFile(path);
+  const { kek: _kek, sealedKek: _sealedKek, ...rest } = (await readFile(path)).file;
   const credentials = await readCredentialsFile(path, getPassphrase);
   try {
     const kekPart = passphrase === null ? plainKek(credentials.kek) : await sealKek(credentials, passphrase);
@@ -221,7 +223,7 @@ export async function changePassphrase(path: string, getPassphrase: () => Promis
   }
 }
 
-async function readPrivateText(path: string): Promise<string> {
+async function readPrivateFile(path: string): Promise<Buffer> {
   // O_NONBLOCK: opening a fifo by mistake must not hang. The mode is asked of the open file, not of the path.
   const handle = await open(path, constants.O_RDONLY | constants.O_NONBLOCK).catch((error: NodeJS.ErrnoException) => {
     if (error.code === "ENOENT") throw new CredentialsError(`${path}: no such file; make one with: kiseki tenant create`);
@@ -235,7 +237,13 @@ async function readPrivateText(path: string): Promise<string> {
       throw new CredentialsError(`${path}: group or others may use this file; run: chmod 600 ${path}`);
     }
     if (stat.size > FILE_MAX_BYTES) throw new CredentialsError(`${path}: too long for a credentials file`);
-    return await handle.readFile("utf8");
+    // Into one buffer of ours: readFile leaves copies behind.
+    const bytes = Buffer.alloc(stat.size);
+    let length = 0;
+    for (let got = -1; got !== 0 && length < bytes.length; length += got) {
+      got = (await handle.read(bytes, length, bytes.length - length, length)).bytesRead;
+    }
+    return bytes.subarray(0, length);
   } finally {
     await handle.close();
   }
@@ -257,8 +265,17 @@ async function openSealedKek(path: string, file: CredentialsFile, getPassphrase:
   }
 }
 
-async function readFile(path: string): Promise<CredentialsFile> {
-  const text = await readPrivateText(path);
+/** A file's content; where the KEK stands in it open, it is taken out as bytes, and zeros stand in its place. */
+interface ReadFile {
+  readonly file: CredentialsFile;
+  readonly kek: Uint8Array | null;
+}
+
+async function readFile(path: string): Promise<ReadFile> {
+  const bytes = await readPrivateFile(path);
+  const kek = takeKek(bytes);
+  const text = bytes.toString("utf8");
+  bytes.fill(0);
   let json: unknown;
   try {
     json = JSON.parse(text);
@@ -269,7 +286,43 @@ async function readFile(path: string): Promise<CredentialsFile> {
   const parsed = fileSchema.safeParse(json);
   if (!parsed.success) throw new CredentialsError(`${path}: not a credentials file (${describe(parsed.error)})`);
   requireWhole(path, parsed.data);
-  return parsed.data;
+  return { file: parsed.data, kek };
+}
+
+const BASE64_DIGITS = Buffer.from("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/");
+/** 32 bytes: 43 digits and one "=". */
+const KEK_DIGITS = 43;
+const SEXTET_BITS = 6;
+
+/**
+ * The KEK out of a credentials file's bytes, where zeros are written in its place: as text it could not be overwritten. null: it does not stand there
+ * as kiseki writes it, which the check of the file's form finds.
+ */
+function takeKek(bytes: Buffer): Uint8Array | null {
+  const name = bytes.indexOf('"kek"');
+  if (name < 0) return null;
+  let from = name + '"kek"'.length;
+  for (const mark of [":", '"']) {
+    while (bytes[from] !== undefined && " \t\r\n".includes(String.fromCharCode(bytes[from] as number))) from++;
+    if (bytes[from++] !== mark.charCodeAt(0)) return null;
+  }
+  const digits = bytes.subarray(from, from + KEK_DIGITS);
+  const kek = new Uint8Array(KEK_BYTES);
+  let waiting = 0;
+  let bits = 0;
+  let at = 0;
+  for (const digit of digits) {
+    const value = BASE64_DIGITS.indexOf(digit);
+    if (value < 0) return null;
+    waiting = ((waiting << SEXTET_BITS) | value) & 0xfff;
+    bits += SEXTET_BITS;
+    if (bits < 8) continue;
+    bits -= 8;
+    kek[at++] = (waiting >>> bits) & 0xff;
+  }
+  if (at !== KEK_BYTES) return null;
+  digits.fill("A");
+  return kek;
 }
 
 /**
@@ -297,7 +350,7 @@ function requireWhole(path: string, { cluster, tenant, ca, cert, key }: Credenti
 
 /** Who a credentials file makes its holder, without the KEK: no passphrase is needed. @throws CredentialsError as readCredentialsFile does */
 export async function readTenantIdentity(path: string): Promise<TenantIdentity> {
-  const { cluster, tenant, ca, cert, key } = await readFile(path);
+  const { cluster, tenant, ca, cert, key } = (await readFile(path)).file;
   return { cluster, tenant, ca, cert, key };
 }
 
@@ -306,8 +359,9 @@ export async function readTenantIdentity(path: string): Promise<TenantIdentity> 
  * @throws CredentialsError: missing, readable by others, malformed, or the wrong passphrase.
  */
 export async function readCredentialsFile(path: string, getPassphrase: () => Promise<string>): Promise<Credentials> {
-  const file = await readFile(path);
-  const kek = file.kek === undefined ? await openSealedKek(path, file, getPassphrase) : Uint8Array.from(Buffer.from(file.kek, "base64"));
+  const { file, kek: open } = await readFile(path);
+  const inText = file.kek === undefined ? null : Uint8Array.from(Buffer.from(file.kek, "base64"));
+  const kek = open ?? inText ?? (await openSealedKek(path, file, getPassphrase));
   lockMemory(kek);
   const { cluster, tenant, ca, cert, key } = file;
   return { cluster, tenant, ca, cert, key, kek };

@@ -42,6 +42,11 @@ export interface KeyMaterial {
   readonly keys: readonly { readonly epoch: number; readonly key: Uint8Array }[];
 }
 
+/** Zeroes what a ring has exported, once it was copied. */
+export function wipeMaterial({ keys }: KeyMaterial): void {
+  for (const { key } of keys) key.fill(0);
+}
+
 function checkKek(kek: Uint8Array): void {
   if (kek.length !== KEK_BYTES) throw new RangeError(`KEK: expected ${KEK_BYTES} bytes, got ${kek.length}`);
 }

@@ -232,6 +232,8 @@ export class Volume {
     const { mode } = inode;
     await this.#dropCapabilities(inode);
     const written = await this.#writer.write(this.namespace, inode, caller, offset, data, append);
+    // A copy of ours, which nothing refers to any more; freed memory keeps what is in it.
+    data.fill(0);
     if (isDirect) await this.#writer.writeOut(this.namespace, inode, false);
     await this.#tellOfMode(inode, mode);
     return written;

@@ -9,6 +9,7 @@ import type { MountLog } from "./log.ts";
 import type { NodeNumbers } from "./node-numbers.ts";
 import { MAX_NOTIFICATION_BYTES, putInvalidateEntry, putInvalidateInode } from "./notifications.ts";
 import type { NotifierAnswer, NotifierRequest } from "./notifier-worker.ts";
+import type { RequestReader } from "./requests.ts";
 
 /** Notifications handed over at once: they lie in memory shared with the Worker. */
 const BATCH_BYTES = 64 * 1024;
@@ -30,6 +31,7 @@ export class Notifier implements KernelCache, AsyncDisposable {
   readonly #worker: Worker;
   readonly #nodes: NodeNumbers;
   readonly #log: MountLog;
+  readonly #request: RequestReader;
   readonly #shared = new SharedArrayBuffer(BATCH_BYTES);
   readonly #view = new DataView(this.#shared);
   readonly #queue = new Map<string, Pending>();
@@ -43,8 +45,9 @@ export class Notifier implements KernelCache, AsyncDisposable {
   #closed = false;
 
   /** `fd`: the FUSE device, open until close() has resolved. `nodes`: by which numbers the kernel knows files. */
-  constructor(fd: number, nodes: NodeNumbers, log: MountLog) {
+  constructor(fd: number, nodes: NodeNumbers, request: RequestReader, log: MountLog) {
     this.#nodes = nodes;
+    this.#request = request;
     this.#log = log;
     this.#worker = new Worker(workerUrl("mount/notifier-worker.ts"));
     this.#worker.onmessage = (event: MessageEvent<NotifierAnswer>) => {
@@ -76,6 +79,10 @@ export class Notifier implements KernelCache, AsyncDisposable {
   invalidateAttributes(ino: number): Promise<void> {
     const edition = this.#nodes.edition(ino);
     return this.#enqueue(`attributes ${ino} ${edition}`, (view, at) => putInvalidateInode(view, at, ino, edition, false));
+  }
+
+  forgetRequests(): void {
+    this.#request.forget();
   }
 
   invalidateEntry(parent: number, name: Name): Promise<void> {

@@ -122,6 +122,11 @@ export class RequestReader implements Disposable {
     return end;
   }
 
+  /** Overwrites the last request, and what longer ones before it have left behind it. To be called between requests only. */
+  forget(): void {
+    this.#bytes.fill(0);
+  }
+
   close(): void {
     this.memory.close();
   }

@@ -82,7 +82,7 @@ export async function runMount(vfs: Vfs, options: MountOptions): Promise<void> {
 }
 
 async function serveUntilEnd(session: FuseSession, mountpoint: string, options: MountOptions): Promise<void> {
-  const notifier = new Notifier(session.fd, session.nodes, options.log);
+  const notifier = new Notifier(session.fd, session.nodes, session.request, options.log);
   session.onOutdated = (ino, edition) => notifier.invalidateNode(ino, edition);
   const stopping = new AbortController();
   try {

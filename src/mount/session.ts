@@ -106,6 +106,11 @@ export class FuseSession implements RequestSource, Disposable {
     return true;
   }
 
+  /** What requests are read into. */
+  get request(): RequestReader {
+    return this.#request;
+  }
+
   get fd(): number {
     return this.#fd;
   }

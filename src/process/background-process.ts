@@ -3,7 +3,7 @@
  * keys go to it through its standard input, never through arguments or environment; it answers with one line on its standard output,
  * ready or failed, and from then on only logs. Both ends are in this file.
  */
-import { closeSync, mkdirSync, openSync, writeSync } from "node:fs";
+import { closeSync, mkdirSync, openSync, readSync, writeSync } from "node:fs";
 import { homedir } from "node:os";
 import { dirname, join } from "node:path";
 import { createLogger, type Logger, reopenLog } from "../log.ts";
@@ -11,11 +11,10 @@ import { CommandError, ExitStatus, type Failure } from "./failure.ts";
 import { ownCommand, servingEnvironment } from "./own-command.ts";
 import { whileServing } from "./stop-signal.ts";
 
-/** What goes through standard input, as JSON. */
-interface Handover<C> {
-  readonly config: C;
-  readonly secrets: string;
-}
+/** Between the settings, one line of JSON, and the secrets on standard input. */
+const NEWLINE = 0x0a;
+/** Settings and credentials have some 10 KiB. */
+const INPUT_MAX_BYTES = 1 << 20;
 
 /** The line that comes back, as JSON. */
 type Answer<R> = { readonly ready: R } | { readonly failure: Failure };
@@ -48,8 +47,8 @@ export interface BackgroundStart<C> {
   readonly name: string;
   readonly config: C;
   readonly logFile: string;
-  /** Text that the other process gets as it is. */
-  readonly secrets: string;
+  /** Bytes that the other process gets as they are; overwritten when it has them. */
+  readonly secrets: Uint8Array;
   /** Said when the user stops it before it is ready. */
   readonly interrupted: string;
 }
@@ -73,9 +72,10 @@ export async function startBackground<C, R>(start: BackgroundStart<C>, stop: Abo
   closeSync(log);
   const end = (): void => child.kill("SIGTERM");
   stop.addEventListener("abort", end);
-  const handover: Handover<C> = { config: start.config, secrets: start.secrets };
-  child.stdin.write(JSON.stringify(handover));
+  child.stdin.write(`${JSON.stringify(start.config)}\n`);
+  child.stdin.write(start.secrets);
   await child.stdin.end();
+  start.secrets.fill(0);
 
   const answer = await readAnswer<R>(child.stdout);
   stop.removeEventListener("abort", end);
@@ -106,10 +106,21 @@ async function readAnswer<R>(stream: ReadableStream<Uint8Array>): Promise<Answer
   return JSON.parse(received.slice(0, received.indexOf("\n"))) as Answer<R>;
 }
 
+/** Standard input to its end. Read here, and not by a stream, which would leave copies of the secrets behind. @throws Error: it is too long */
+function readInput(): Uint8Array {
+  const buffer = new Uint8Array(INPUT_MAX_BYTES);
+  let length = 0;
+  for (let got = -1; got !== 0; length += got) {
+    if (length === buffer.length) throw new Error(`standard input: more than ${INPUT_MAX_BYTES} bytes`);
+    got = readSync(0, buffer, length, buffer.length - length, null);
+  }
+  return buffer.subarray(0, length);
+}
+
 /** What the background process works with. */
 export interface BackgroundJob<C, R> {
   readonly config: C;
-  readonly secrets: string;
+  readonly secrets: Uint8Array;
   readonly log: Logger;
   readonly stop: AbortSignal;
   /** To be called once: lets the parent go. */
@@ -121,8 +132,9 @@ export async function runBackground<C extends { logLevel: Parameters<typeof crea
   main: (job: BackgroundJob<C, R>) => Promise<void>,
   describe: (error: unknown) => Failure,
 ): Promise<void> {
-  const handover = JSON.parse(await Bun.stdin.text()) as Handover<C>;
-  const { config } = handover;
+  const input = readInput();
+  const end = input.indexOf(NEWLINE);
+  const config = JSON.parse(new TextDecoder().decode(input.subarray(0, end))) as C;
   const log = createLogger(config.logLevel, config.logFile);
   let answered = false;
   const answer = (message: Answer<R>): void => {
@@ -134,7 +146,7 @@ export async function runBackground<C extends { logLevel: Parameters<typeof crea
   try {
     await main({
       config,
-      secrets: handover.secrets,
+      secrets: input.subarray(end + 1),
       log,
       stop: whileServing(() => reopenLog(log)),
       onReady: (ready) => answer({ ready }),

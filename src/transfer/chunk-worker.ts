@@ -1,5 +1,5 @@
 /** A Worker that moves chunks: its own connection, its own keys, the shared arena. TransferPool starts it. */
-import { KeyRing } from "../crypto/key-ring.ts";
+import { KeyRing, wipeMaterial } from "../crypto/key-ring.ts";
 import { DataConnection } from "./chunk-node.ts";
 import { ChunkPipeline } from "./chunk-pipeline.ts";
 import { type FromWorker, type Job, packError, type StartMessage, type ToWorker } from "./worker-messages.ts";
@@ -20,7 +20,7 @@ function say(message: FromWorker): void {
 
 function start({ arena, keys: material, node, limits }: StartMessage): Running {
   const keys = KeyRing.fromMaterial(material);
-  for (const { key } of material.keys) key.fill(0);
+  wipeMaterial(material);
   const connection = new DataConnection(node, (message) => say({ kind: "log", message }));
   const buffers = { large: limits.put, small: limits.small };
   return { keys, connection, pipeline: new ChunkPipeline({ arena, keys, node: connection.node, buffers }) };
@@ -55,7 +55,7 @@ self.onmessage = ({ data }: MessageEvent<ToWorker>): void => {
     say({ kind: "ready" });
   } else if (data.kind === "keys") {
     running?.keys.addMaterial(data.keys);
-    for (const { key } of data.keys.keys) key.fill(0);
+    wipeMaterial(data.keys);
   } else {
     void close();
   }

@@ -7,7 +7,7 @@
  */
 import { availableParallelism } from "node:os";
 import type { ChunkRef } from "../crypto/chunk-seal.ts";
-import { type KeyMaterial, KeyRing } from "../crypto/key-ring.ts";
+import { type KeyMaterial, KeyRing, wipeMaterial } from "../crypto/key-ring.ts";
 import { TransportError } from "../protocol/errors.ts";
 import { type ChunkNode, DataConnection, type NodeSettings } from "./chunk-node.ts";
 import { ChunkPipeline, type PipelineBuffers, SMALL_BLOCKS_MAX } from "./chunk-pipeline.ts";
@@ -156,11 +156,14 @@ export class TransferPool {
 
   #startThread(): WorkerThread {
     const { arena, node, onWarning, spawn = spawnChunkWorker } = this.#options;
+    const keys = this.#keys.export();
     const thread = new WorkerThread(
       spawn(),
-      { kind: "start", arena, keys: this.#keys.export(), node, limits: WORKER_LIMITS },
+      { kind: "start", arena, keys, node, limits: WORKER_LIMITS },
       { onLost: (lost, reason) => this.#lost(lost, reason), onLog: (message) => onWarning?.(`chunk worker: ${message}`) },
     );
+    // Sent: the Worker has a copy.
+    wipeMaterial(keys);
     this.#threads.add(thread);
     thread.ready.then(
       () => this.#dispatch(),

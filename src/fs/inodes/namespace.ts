@@ -514,6 +514,7 @@ export class Namespace {
       if (!inode.isPinned && inode.number !== ROOT_INO) this.drop(inode.number);
     }
     await Promise.allSettled(waits);
+    this.#kernel?.forgetRequests();
   }
 }
 

@@ -204,6 +204,8 @@ export interface KernelCache {
   invalidateInode(ino: number): Promise<void>;
   /** Drops the attributes alone; needs no lock that a request in progress may hold. */
   invalidateAttributes(ino: number): Promise<void>;
+  /** Overwrites what the mount has in its buffers of requests that were answered, such as content that was written. */
+  forgetRequests(): void;
   /** Drops a name that the kernel may have cached. */
   invalidateEntry(parent: number, name: Name): Promise<void>;
 }
