@@ -13,7 +13,7 @@ import { readU64, writeU64 } from "./big-endian.ts";
 import { SESSION_ID_BYTES } from "./limits.ts";
 
 export const KEY_KIND_INODE = 0x01;
-const KEY_KIND_DENTRY = 0x02;
+export const KEY_KIND_DENTRY = 0x02;
 /** Kind, inode number, sub key. */
 const INODE_KEY_BYTES = 10;
 export const KEY_KIND_ORPHAN = 0x03;

@@ -1,12 +1,13 @@
 /** kiseki tenant: makes tenants of a cluster and lists them, in the CA's folder, for which no node has to run; shreds them on a running one. */
 import { type Command, Option } from "commander";
-import { type NodeOptions, withNodeOptions } from "../shared/node-options.ts";
+import { withNodeOptions } from "../shared/node-options.ts";
 import type {
   TenantCreateOptions,
   TenantLimitOptions,
   TenantPassphraseOptions,
   TenantRenewOptions,
   TenantRevokeOptions,
+  TenantRotateOptions,
   TenantShredOptions,
 } from "./options.ts";
 
@@ -63,10 +64,17 @@ export function registerTenant(program: Command): void {
       .command("rotate")
       .description("begin a new data key on a running node: what is written from now on is sealed under it")
       .argument("<name>"),
-  ).action(async (name: string, options: NodeOptions) => {
-    const { rotateTenantCommand } = await import("./rotate.ts");
-    await rotateTenantCommand(name, options);
-  });
+  )
+    .option(
+      "--rewrite",
+      "move what is sealed under earlier data keys to the newest one, beside running mounts; begins a new one only where there is none but the first",
+    )
+    .option("--rate <size>", "what --rewrite moves a second, at most", "100M")
+    .option("--json", "print what --rewrite has done as JSON")
+    .action(async (name: string, options: TenantRotateOptions) => {
+      const { rotateTenantCommand } = await import("./rotate.ts");
+      await rotateTenantCommand(name, options);
+    });
   tenant
     .command("limit")
     .description("limit what a tenant may store, or, without an option, print its limits; a running node obeys within a second")

@@ -1,4 +1,5 @@
 /** The options of kiseki tenant, as commander hands them over. */
+import type { NodeOptions } from "../shared/node-options.ts";
 
 /** As given on the command line. */
 export interface TenantCreateOptions {
@@ -22,6 +23,13 @@ export interface TenantRevokeOptions {
   readonly serial?: string[];
   readonly all?: boolean;
   readonly force?: boolean;
+}
+
+/** As given on the command line or in the environment. */
+export interface TenantRotateOptions extends NodeOptions {
+  readonly rewrite?: boolean;
+  readonly rate: string;
+  readonly json?: boolean;
 }
 
 /** As given on the command line. */
