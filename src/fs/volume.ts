@@ -310,7 +310,10 @@ export class Volume {
     const [source, target] = [from.handle.inode, to.handle.inode];
     requireKept(target);
     requireMayWrite(target, false);
-    await this.#writer.writeOut(from.handle.volume.namespace, source, false);
+    const { namespace } = from.handle.volume;
+    await this.#writer.writeOut(namespace, source, false);
+    // The chunks that are known of it may be deleted when another mount has written it.
+    if (!source.isOrphan && !namespace.isFresh(source)) await namespace.refetch(source);
     const wanted = Math.min(length, COPY_MAX_BYTES);
     addOffset(to.offset, wanted);
     const { mode } = target;

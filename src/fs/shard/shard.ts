@@ -11,7 +11,18 @@ import { carriedFileId, openRecord, sealRecord } from "../../crypto/record-seal.
 import { readU32 } from "../../protocol/big-endian.ts";
 import { NodeError } from "../../protocol/errors.ts";
 import { CHUNK_RELEASE_MAX } from "../../protocol/limits.ts";
-import type { AnswerOf, Bump, Check, Counters, Delta, InodeBundle, InodeWant, RequestOf, StoredRecord } from "../../protocol/messages.ts";
+import type {
+  AnswerOf,
+  Bump,
+  Check,
+  Counters,
+  Delta,
+  InodeBundle,
+  InodeWant,
+  NodeErrorCode,
+  RequestOf,
+  StoredRecord,
+} from "../../protocol/messages.ts";
 import { dentryKey, inodeKey, prefixEnd, regionKey, regionOfKey, regionPrefix, xattrKey, xattrPrefix } from "../../protocol/record-keys.ts";
 import type { ClientRequestOp } from "../../transport/node-client-options.ts";
 import { FsError } from "../posix/errno.ts";
@@ -321,9 +332,23 @@ export class Shard {
       this.lastSeq = Math.max(this.lastSeq, answer.seq);
       if (durable) this.durableSeq = Math.max(this.durableSeq, answer.seq);
       return { ...answer, leased: answer.leased.filter((number) => this.#recalls.allows(number, askedAt)) };
+    } catch (error) {
+      if (!isRefusal(error, "missing_chunk")) throw error;
+      // The node looks for chunks before it looks at checks: those of an older state may be deleted.
+      const failed = await this.#outdated(change.checks);
+      if (failed.length === 0) throw error;
+      return { ok: false, failed };
     } finally {
       this.#inFlight.delete(id);
     }
+  }
+
+  /** Which of these checks name a version that a record doesn't have any more. */
+  async #outdated(checks: readonly Check[]): Promise<number[]> {
+    const named = checks.flatMap((check, index) => (check.kind === "version" ? [{ ...check, index }] : []));
+    if (named.length === 0) return [];
+    const { answer } = await this.#call("get", { ns: this.name, keys: named.map(({ key }) => key) });
+    return named.filter(({ version }, i) => answer.records[i]?.version !== version).map(({ index }) => index);
   }
 
   /** A delta that the node's disk did not take is applied all the same, or not: the node says which when it is asked again. */
@@ -332,8 +357,7 @@ export class Shard {
     try {
       return { ...(await this.#call("commit", { ns: this.name, delta })), durable };
     } catch (error) {
-      const refused = error instanceof FsError && error.cause instanceof NodeError && error.cause.code === "io";
-      if (!durable || !refused) throw error;
+      if (!durable || !isRefusal(error, "io")) throw error;
       return { ...(await this.#call("commit", { ns: this.name, delta: { ...delta, durable: false } })), durable: false };
     }
   }
@@ -431,6 +455,10 @@ export class Shard {
     );
     return opened === null ? null : { version: record.version, ...opened };
   }
+}
+
+function isRefusal(error: unknown, code: NodeErrorCode): boolean {
+  return error instanceof FsError && error.cause instanceof NodeError && error.cause.code === code;
 }
 
 /** A name hash as it is summed up in attributes. */
