@@ -3,7 +3,7 @@ import { Database } from "bun:sqlite";
 import { afterAll, expect, setDefaultTimeout, test } from "bun:test";
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { cleanEnvironment, cleanUp, KISEKI, onCleanUp, run, runOk, TestMount, TestNode, tempFolder } from "./support/harness.ts";
+import { cleanEnvironment, cleanUp, Dialog, KISEKI, onCleanUp, run, runOk, TestMount, TestNode, tempFolder } from "./support/harness.ts";
 import { describeTree, makeTree } from "./support/trees.ts";
 
 setDefaultTimeout(240_000);
@@ -21,8 +21,8 @@ async function rewrite(node: TestNode, ...more: string[]) {
 }
 
 /** Mounts take a new key up at once. */
-async function startNode(): Promise<TestNode> {
-  const node = await TestNode.start();
+async function startNode(...args: string[]): Promise<TestNode> {
+  const node = await TestNode.start({ args });
   await runOk(KISEKI, ["policy", "set", "key_health_interval_ms=200", "--data-dir", node.dataDir]);
   return node;
 }
@@ -163,6 +163,50 @@ test("a rewrite that is killed goes on where it was, and afterwards a data key b
   const without = await TestMount.mount(node);
   expect(await runOk("bash", SUM, { cwd: without.path })).toBe(sums);
   await without.unmount();
+});
+
+/** Holds open what is to be moved; after a line on standard input, when the chunks that it knew are gone: reads, shares and writes by the same descriptors. */
+const HOLDER = `
+import os, sys
+held = [os.open(n, os.O_RDWR) for n in ("read", "shared", "written", "deleted")]
+for fd in held: os.pread(fd, 10, 0)
+os.unlink("deleted")
+print("held", flush=True)
+sys.stdin.readline()
+def whole(fd):
+    parts = []
+    while part := os.pread(fd, 1 << 20, sum(map(len, parts))): parts.append(part)
+    return b"".join(parts)
+to = os.open("copy", os.O_RDWR | os.O_CREAT)
+done = 0
+while count := os.copy_file_range(held[1], to, 9000000, done, done): done += count
+os.pwrite(held[2], b"new", 5000000)
+os.fsync(held[2])
+for fd in (held[0], to, held[2], held[3]): print(__import__("hashlib").sha256(whole(fd)).hexdigest(), flush=True)
+`;
+
+test("a program that holds files open goes on when the chunks that its mount knew have moved and are deleted", async () => {
+  const node = await startNode("--gc-grace", "1");
+  const mount = await TestMount.mount(node, { args: ["-o", "cache_mode=bypass"] });
+  const folder = tempFolder("rewrite-");
+  const PREPARE = `for n in read shared written deleted; do head -c 9000000 /dev/urandom > "$1/$n"; cp "$1/$n" .; done; sync`;
+  await runOk("bash", ["-e", "-c", PREPARE, "prepare", folder], { cwd: mount.path });
+  const holder = new Dialog("bash", ["-c", 'cd "$1" && exec python3 -c "$2"', "holder", mount.path, HOLDER]);
+  expect(await holder.line()).toBe("held");
+  expect(await rewrite(node)).toMatchObject({ status: 0, result: { skipped: [], isComplete: true } });
+  await Bun.sleep(4_000);
+  expect(
+    JSON.parse(await runOk(KISEKI, ["gc", "--data-addr", node.addr, "--credentials", await node.credentials("t"), "--json"])),
+  ).toMatchObject({
+    keptChunks: 0,
+  });
+  holder.say("go");
+  await runOk("bash", ["-c", "printf new | dd of=written bs=1 seek=5000000 conv=notrunc status=none"], { cwd: folder });
+  for (const name of ["read", "shared", "written", "deleted"]) {
+    expect(`${name} ${await holder.line()}`).toBe(`${name} ${(await runOk("sha256sum", [join(folder, name)])).slice(0, 64)}`);
+  }
+  expect(await holder.end()).toBe("");
+  await mount.unmount();
 });
 
 test("what is damaged is named, stays as it is, and keeps nothing else from being moved", async () => {
