@@ -209,6 +209,28 @@ test("a program that holds files open goes on when the chunks that its mount kne
   await mount.unmount();
 });
 
+test("a rewrite that is interrupted finishes what is under way, and says how to go on", async () => {
+  const node = await startNode();
+  const mount = await TestMount.mount(node);
+  await runOk("bash", ["-e", "-c", "for i in 1 2 3 4 5 6 7 8; do head -c 3000000 /dev/urandom > $i; done; sync"], { cwd: mount.path });
+  const child = Bun.spawn([KISEKI, ...(await rotateArgs(node, "--rewrite", "--rate", "500K"))], {
+    env: cleanEnvironment(),
+    stdio: ["ignore", "pipe", "pipe"],
+  });
+  onCleanUp({ end: () => child.kill("SIGKILL"), endNow: () => child.kill("SIGKILL") });
+  // The first line of progress comes after 5 s, and all would take 45.
+  const line = await child.stderr.getReader().read();
+  expect(Buffer.from(line.value ?? []).toString()).toMatch(/^kiseki: tenant t: pass 1: \d of 9 inodes, /);
+  child.kill("SIGINT");
+  const stdout = await new Response(child.stdout).text();
+  expect(await child.exited).toBe(1);
+  expect(stdout).toMatch(
+    /^kiseki: tenant t: [^\n]* moved to the new data key, epoch 2; interrupted: the same command goes on where it was\n$/,
+  );
+  expect(await rewrite(node)).toMatchObject({ status: 0, result: { isComplete: true } });
+  await mount.unmount();
+});
+
 test("what is damaged is named, stays as it is, and keeps nothing else from being moved", async () => {
   const node = await startNode();
   const mount = await TestMount.mount(node);
