@@ -113,6 +113,38 @@ test("a passphrase is set, changed and removed; the data stays the same", async 
   await node.stop();
 });
 
+test("on a terminal the present passphrase is asked for first, and the new one, twice, only when that was right", async () => {
+  const node = await TestNode.start();
+  const file = await node.credentials("t");
+  const old = join(tempFolder("passphrases-"), "old");
+  writeFileSync(old, "old words\n", { mode: 0o600 });
+  await runOk(KISEKI, ["tenant", "passphrase", file, "--new-passphrase-file", old]);
+  // Types each line when it has been asked for it.
+  const dialog = `
+import os, pty, sys
+pid, fd = pty.fork()
+if pid == 0: os.execv(sys.argv[1], sys.argv[1:4] + [sys.argv[4]])
+shown = b""
+def until(question):
+    global shown
+    while question not in shown: shown += os.read(fd, 4096)
+    shown = shown[shown.index(question) + len(question):]
+for question, typed in [part.split("=") for part in sys.argv[5:]]:
+    until(question.encode()); os.write(fd, typed.encode() + b"\\n")
+try:
+    while part := os.read(fd, 4096): shown += part
+except OSError: pass
+print(shown.decode().strip(), os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))`;
+  const typing = (...lines: string[]) => runOk("python3", ["-c", dialog, KISEKI, "tenant", "passphrase", file, ...lines]);
+  expect(await typing("Passphrase of=wrong words")).toMatch(/^[^\n]*\s*kiseki: [^\n]*wrong passphrase[^\n]* 1\n$/);
+  expect(await typing("Passphrase of=old words", "New passphrase:=a", "Once more:=b")).toEndWith("kiseki: the passphrases differ 2\n");
+  expect(await typing("Passphrase of=old words", "New passphrase:=new words", "Once more:=new words")).toEndWith(
+    "has a new passphrase 0\n",
+  );
+  expect(await typing("Passphrase of=old words")).toContain("wrong passphrase");
+  await node.stop();
+});
+
 test("credentials that were put together by hand are refused", async () => {
   const node = await TestNode.start();
   const [t, other] = [await node.credentials("t"), await node.credentials("other")];

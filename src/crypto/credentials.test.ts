@@ -3,7 +3,7 @@ import { chmodSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync }
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { issueTenant, makeCa } from "../pki/certificates.ts";
-import { CredentialsError, makeCredentials, readCredentialsFile, writeCredentialsFile } from "./credentials.ts";
+import { CredentialsError, changePassphrase, makeCredentials, readCredentialsFile, writeCredentialsFile } from "./credentials.ts";
 
 const cluster = "c1.example";
 const ca = await makeCa(cluster);
@@ -69,6 +69,20 @@ describe("with a passphrase", () => {
 
   test("an empty one is refused", async () => {
     await expect(makeCredentials(identity, "")).rejects.toThrow(RangeError);
+    await writeCredentialsFile(path, await makeCredentials(identity));
+    await expect(changePassphrase(path, neverAsked, () => "")).rejects.toThrow(RangeError);
+    expect((await readCredentialsFile(path, neverAsked)).kek.length).toBe(32);
+  });
+
+  test("the new one is asked for when the present one was right, and not before", async () => {
+    await writeCredentialsFile(path, await makeCredentials(identity, "present"));
+    expect(await failure(changePassphrase(path, async () => "wrong", neverAsked))).toContain("wrong passphrase");
+    await changePassphrase(
+      path,
+      async () => "present",
+      () => "new",
+    );
+    expect((await readCredentialsFile(path, async () => "new")).kek.length).toBe(32);
   });
 });
 

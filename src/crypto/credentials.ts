@@ -175,6 +175,11 @@ export async function writeCredentialsFile(path: string, file: CredentialsFile):
   } finally {
     await handle.close();
   }
+  await syncFolderOf(path);
+}
+
+/** A new or changed name survives power loss from here on. */
+async function syncFolderOf(path: string): Promise<void> {
   const folder = await open(dirname(path), constants.O_RDONLY | constants.O_DIRECTORY);
   try {
     await folder.sync();
@@ -193,12 +198,7 @@ async function replaceCredentialsFile(path: string, file: CredentialsFile): Prom
     await unlink(aside).catch(() => {});
     throw error;
   }
-  const folder = await open(dirname(path), constants.O_RDONLY | constants.O_DIRECTORY);
-  try {
-    await folder.sync();
-  } finally {
-    await folder.close();
-  }
+  await syncFolderOf(path);
 }
 
 /** Gives the file a new certificate of the same tenant; the KEK stays as it is, and no passphrase is needed. @throws CredentialsError */
@@ -210,12 +210,20 @@ export async function renewCredentialsFile(path: string, { cert, key }: Pick<Cre
   await replaceCredentialsFile(path, file);
 }
 
-/** Sets, changes or (null) removes the passphrase that the KEK is sealed under. @throws RangeError for an empty one, CredentialsError */
-export async function changePassphrase(path: string, getPassphrase: () => Promise<string>, passphrase: string | null): Promise<void> {
-  if (passphrase === "") throw new RangeError("expected a passphrase of at least one character");
+/**
+ * Sets, changes or (null) removes the passphrase that the KEK is sealed under. `getNew` is called when the present one was right.
+ * @throws RangeError for an empty one, CredentialsError
+ */
+export async function changePassphrase(
+  path: string,
+  getPassphrase: () => Promise<string>,
+  getNew: (() => string | Promise<string>) | null,
+): Promise<void> {
   const { kek: _kek, sealedKek: _sealedKek, ...rest } = (await readFile(path)).file;
   const credentials = await readCredentialsFile(path, getPassphrase);
   try {
+    const passphrase = getNew === null ? null : await getNew();
+    if (passphrase === "") throw new RangeError("expected a passphrase of at least one character");
     const kekPart = passphrase === null ? plainKek(credentials.kek) : await sealKek(credentials, passphrase);
     await replaceCredentialsFile(path, { ...rest, ...kekPart });
   } finally {

@@ -67,3 +67,10 @@ export function askPassphrase(prompt: string): string {
     closeSync(terminal);
   }
 }
+
+/** Asks twice, since nobody sees what is typed. @throws CommandError as askPassphrase does, and when the two differ */
+export function askNewPassphrase(prompt: string): string {
+  const passphrase = askPassphrase(prompt);
+  if (passphrase !== askPassphrase("Once more: ")) throw new CommandError(ExitStatus.usage, "the passphrases differ");
+  return passphrase;
+}

@@ -4,7 +4,7 @@ import { changePassphrase, readTenantIdentity, renewCredentialsFile } from "../.
 import { renewTenant, tenantRecord } from "../../pki/cluster.ts";
 import { appendRevoked, parseSerial, readRevoked } from "../../pki/revoked.ts";
 import { CommandError, ExitStatus } from "../../process/failure.ts";
-import { askPassphrase, readPassphraseFile } from "../../process/passphrase.ts";
+import { askNewPassphrase, askPassphrase, readPassphraseFile } from "../../process/passphrase.ts";
 import { withPki } from "../shared/with-pki.ts";
 import { parseDays } from "./days.ts";
 import type { TenantPassphraseOptions, TenantRenewOptions, TenantRevokeOptions } from "./options.ts";
@@ -75,13 +75,9 @@ export async function passphraseCommand(file: string, options: TenantPassphraseO
   }
   const before = async (): Promise<string> =>
     options.passphraseFile === undefined ? askPassphrase(`Passphrase of ${path}: `) : readPassphraseFile(options.passphraseFile);
-  await changePassphrase(path, before, options.remove === true ? null : newPassphrase(options));
+  const { newPassphraseFile } = options;
+  const after = (): string =>
+    newPassphraseFile === undefined ? askNewPassphrase("New passphrase: ") : readPassphraseFile(newPassphraseFile);
+  await changePassphrase(path, before, options.remove === true ? null : after);
   process.stdout.write(`kiseki: ${path}: ${options.remove === true ? "has no passphrase any more" : "has a new passphrase"}\n`);
-}
-
-function newPassphrase(options: TenantPassphraseOptions): string {
-  if (options.newPassphraseFile !== undefined) return readPassphraseFile(options.newPassphraseFile);
-  const passphrase = askPassphrase("New passphrase: ");
-  if (passphrase !== askPassphrase("Once more: ")) throw new CommandError(ExitStatus.usage, "the passphrases differ");
-  return passphrase;
 }

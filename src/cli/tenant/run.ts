@@ -5,17 +5,14 @@ import { makeCredentials, writeCredentialsFile } from "../../crypto/credentials.
 import { createTenant, listTenants } from "../../pki/cluster.ts";
 import { readRevoked } from "../../pki/revoked.ts";
 import { CommandError, ExitStatus } from "../../process/failure.ts";
-import { askPassphrase, readPassphraseFile } from "../../process/passphrase.ts";
+import { askNewPassphrase, readPassphraseFile } from "../../process/passphrase.ts";
 import { withPki } from "../shared/with-pki.ts";
 import { parseDays } from "./days.ts";
 import type { TenantCreateOptions } from "./options.ts";
 
 function choosePassphrase(options: TenantCreateOptions): string | undefined {
   if (options.passphraseFile !== undefined) return readPassphraseFile(options.passphraseFile);
-  if (options.passphrase !== true) return undefined;
-  const passphrase = askPassphrase("Passphrase: ");
-  if (passphrase !== askPassphrase("Once more: ")) throw new CommandError(ExitStatus.usage, "the passphrases differ");
-  return passphrase;
+  return options.passphrase === true ? askNewPassphrase("Passphrase: ") : undefined;
 }
 
 /** @throws CommandError, CredentialsError */
