@@ -234,8 +234,10 @@ test("a rewrite that is interrupted finishes what is under way, and says how to 
 test("what is damaged is named, stays as it is, and keeps nothing else from being moved", async () => {
   const node = await startNode();
   const mount = await TestMount.mount(node);
-  await runOk("bash", ["-e", "-c", "echo good > good; echo bad > bad; stat -c %i bad; sync"], { cwd: mount.path });
-  const ino = Number(await runOk("stat", ["-c", "%i", "bad"], { cwd: mount.path }));
+  await runOk("bash", ["-e", "-c", "echo good > good; echo bad > bad; head -c 3000000 /dev/urandom > lost; sync"], { cwd: mount.path });
+  const inoOf = async (name: string) => Number(await runOk("stat", ["-c", "%i", name], { cwd: mount.path }));
+  const ino = await inoOf("bad");
+  const lost = await inoOf("lost");
   await mount.unmount();
   await node.stop();
   const key = Buffer.alloc(10);
@@ -248,14 +250,18 @@ test("what is damaged is named, stays as it is, and keeps nothing else from bein
     value[value.length - 1] = (value.at(-1) ?? 0) ^ 1;
     db.run("UPDATE records SET value = ? WHERE key = ?", [value, key]);
   }
+  // The one chunk that there is.
+  await runOk("find", [join(node.dataDir, "tenants", "t", "chunks"), "-type", "f", "-size", "+1M", "-delete"]);
   await node.restart();
   const args = await rotateArgs(node, "--rewrite");
   expect(await run(KISEKI, args, { timeoutMs: PATIENCE_MS })).toMatchObject({
     status: 1,
     stdout: expect.stringMatching(
-      /^kiseki: tenant t: [1-9]\d* records and 0 chunks \(0 B\) moved to the new data key, epoch 2; 1 files or folders skipped\n$/,
+      /^kiseki: tenant t: [1-9]\d* records and 0 chunks \(0 B\) moved to the new data key, epoch 2; 2 inodes skipped\n$/,
     ),
-    stderr: expect.stringContaining(`kiseki: inode ${ino} of namespace default was skipped: it is damaged, and stays as it is\n`),
+    stderr: expect.stringContaining(
+      [ino, lost].map((one) => `kiseki: inode ${one} of namespace default was skipped: it is damaged, and stays as it is\n`).join(""),
+    ),
   });
   const after = await TestMount.mount(node);
   expect(await runOk("cat", ["good"], { cwd: after.path })).toBe("good\n");

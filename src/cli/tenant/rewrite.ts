@@ -62,7 +62,7 @@ function tell(
       ? "interrupted: the same command goes on where it was"
       : skipped.length === 0
         ? "mounts kept writing under an earlier one: the same command goes on"
-        : `${humanCount(skipped.length)} files or folders skipped`;
+        : `${humanCount(skipped.length)} inode${skipped.length === 1 ? "" : "s"} skipped`;
   process.stdout.write(`kiseki: tenant ${tenant}: ${moved}; ${left}\n`);
   for (const { namespace, inode, reason } of skipped.slice(0, NAMED_MAX)) {
     const why = reason === "damaged" ? "it is damaged, and stays as it is" : "it kept changing: the same command tries again";

@@ -52,8 +52,21 @@ interface Batch {
   next: Uint8Array | null;
 }
 
-/** What was read does not fit together: somebody has changed it meanwhile. */
+/** Somebody was faster. */
 class Changed extends Error {}
+
+/** What was read does not fit together: somebody has changed it meanwhile, or, where the attributes are still the same, it is damaged. */
+class Mismatch extends Changed {
+  readonly version: number;
+
+  constructor(version: number) {
+    super();
+    this.version = version;
+  }
+}
+
+/** A record, or a chunk that it names, is not of the time of the attributes. */
+class Unfit extends Error {}
 
 /** Whether one of an inode's records, as listed, shows that there is something to be done; `fileId` null: its attributes can't be read. */
 export function needsRewrite(tools: RewriteTools, { key, record }: KeyedRecord, fileId: FileId | null): boolean {
@@ -79,11 +92,12 @@ export async function rewriteInode(tools: RewriteTools, number: number): Promise
   const { skipped, stop } = tools;
   const prefix = inodePrefix(number);
   let conflicts = 0;
+  let doubted: number | null = null;
   for (let from: Uint8Array | null = prefix; from !== null && !stop.aborted; ) {
     try {
       const opened = await openAttributes(tools, number);
       if (opened === null) return;
-      const batch = await collect(tools, number, opened, from);
+      const batch = await collect(tools, number, opened, from, doubted);
       if (batch.puts.length > 0 && !(await commit(tools, number, opened, batch))) throw new Changed();
       from = batch.next;
       conflicts = 0;
@@ -93,6 +107,7 @@ export async function rewriteInode(tools: RewriteTools, number: number): Promise
         return;
       }
       if (!(error instanceof Changed)) throw error;
+      if (error instanceof Mismatch) doubted = error.version;
       if (++conflicts > CONFLICTS_MAX) {
         skipped.set(number, "busy");
         return;
@@ -112,8 +127,14 @@ async function openAttributes({ calls, keys }: RewriteTools, number: number): Pr
   return { record, attributes: decodeInode(openRecord(keys, key, record.link, fileId, record.value), fileId) };
 }
 
-/** What the next delta is to do, of the records from `from` on. */
-async function collect(tools: RewriteTools, number: number, { record, attributes }: OpenedAttributes, from: Uint8Array): Promise<Batch> {
+/** What the next delta is to do, of the records from `from` on. `doubted`: version of attributes that something did not fit to. @throws Changed */
+async function collect(
+  tools: RewriteTools,
+  number: number,
+  { record, attributes }: OpenedAttributes,
+  from: Uint8Array,
+  doubted: number | null,
+): Promise<Batch> {
   const { keys, skipped } = tools;
   const generation = nextGeneration(attributes.generation);
   const batch: Batch = { checks: [], puts: [], regions: new Set(), generation, bytes: 0, chunkBytes: 0, next: null };
@@ -127,7 +148,8 @@ async function collect(tools: RewriteTools, number: number, { record, attributes
       try {
         await collectOne(tools, attributes, item, batch);
       } catch (error) {
-        if (!isDamage(error)) throw error;
+        if (error instanceof Unfit && record.version !== doubted) throw new Mismatch(record.version);
+        if (!(error instanceof Unfit || isDamage(error))) throw error;
         skipped.set(number, "damaged");
       }
     }
@@ -137,7 +159,7 @@ async function collect(tools: RewriteTools, number: number, { record, attributes
   return batch;
 }
 
-/** One record of an inode that is not its attributes. @throws Changed, IntegrityError, RecordFormatError, NodeError, TransportError */
+/** One record of an inode that is not its attributes. @throws Unfit, IntegrityError, RecordFormatError, NodeError, TransportError */
 async function collectOne(tools: RewriteTools, attributes: InodeAttributes, { key, record }: KeyedRecord, batch: Batch): Promise<void> {
   const { keys } = tools;
   const { fileId } = attributes;
@@ -154,7 +176,7 @@ async function collectOne(tools: RewriteTools, attributes: InodeAttributes, { ke
   const region = regionOfKey(key);
   const stored = decodeRegion(plaintext);
   // An older record of the region must not come under attributes that would vouch for it.
-  if (!regionFits(attributes, region, stored.generation)) throw new Changed();
+  if (!regionFits(attributes, region, stored.generation)) throw new Unfit();
   const { map, chunkBytes } = await moveChunks(tools, stored.map);
   if (chunkBytes > 0) {
     add(encodeRegion(map, batch.generation));
@@ -191,7 +213,7 @@ async function moveOne(mover: RewriteTools["mover"], source: ChunkSource): Promi
     return await mover.move(source);
   } catch (error) {
     // Its file was changed meanwhile, and the node has deleted what nobody refers to.
-    if (error instanceof NodeError && error.code === "not_found") throw new Changed();
+    if (error instanceof NodeError && error.code === "not_found") throw new Unfit();
     throw error;
   }
 }
