@@ -1,6 +1,7 @@
 /** Limits of a tenant: who reaches one learns of it, what is there stays, deleting makes room, others don't notice. */
 import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
-import { readdirSync, statSync } from "node:fs";
+import { randomBytes } from "node:crypto";
+import { closeSync, fsyncSync, openSync, readdirSync, readFileSync, statSync, writeSync } from "node:fs";
 import { join } from "node:path";
 import { cleanUp, KISEKI, run, runOk, TestMount, TestNode } from "./support/harness.ts";
 
@@ -19,7 +20,8 @@ beforeAll(async () => {
 });
 afterAll(cleanUp);
 
-const limit = (...args: string[]) => run(KISEKI, ["tenant", "limit", "t", "--data-dir", node.dataDir, ...args]);
+const limitOn = (of: TestNode, ...args: string[]) => run(KISEKI, ["tenant", "limit", "t", "--data-dir", of.dataDir, ...args]);
+const limit = (...args: string[]) => limitOn(node, ...args);
 const write = (name: string, mib: number) =>
   run("dd", ["if=/dev/urandom", `of=${join(mount.path, name)}`, "bs=1M", `count=${mib}`, "conv=fsync", "status=none"]);
 
@@ -31,8 +33,8 @@ async function until(what: () => Promise<boolean>): Promise<void> {
   }
 }
 
-function storedBytes(): number {
-  const root = join(node.dataDir, "tenants", "t", "chunks");
+function storedBytes(of = node): number {
+  const root = join(of.dataDir, "tenants", "t", "chunks");
   const files = readdirSync(root).flatMap((folder) => readdirSync(join(root, folder)).map((name) => join(root, folder, name)));
   return files.reduce((sum, file) => sum + (statSync(file, { throwIfNoEntry: false })?.size ?? 0), 0);
 }
@@ -69,6 +71,106 @@ test("bytes: a writer gets EDQUOT, df shows the limit, deleting makes room, and 
   await Bun.sleep(1_000);
   expect(await write("fourth", 30)).toMatchObject({ status: 0 });
   await runOk("bash", ["-c", "rm -rf *"], { cwd: mount.path });
+});
+
+/** Writes files of 4 MiB, a MiB at a time, without fsync and in turns, until every writer is refused. Returns the error of each, and what was accepted. */
+function writeUntilRefused(folders: readonly string[]): { codes: string[]; accepted: Map<string, number> } {
+  const accepted = new Map<string, number>();
+  const codes: string[] = folders.map(() => "");
+  const data = Buffer.alloc(MIB);
+  for (let i = 0; i < 100 && codes.includes(""); i++) {
+    for (const [writer, folder] of folders.entries()) {
+      if (codes[writer] !== "") continue;
+      const path = join(folder, `w${writer}-${i}`);
+      const fd = openSync(path, "w");
+      try {
+        for (let mib = 0; mib < 4; mib++) {
+          // Else the chunks would be one.
+          data.fill(i).writeUInt32LE(writer * 1_000 + i, 0);
+          data.writeUInt32LE(mib, 4);
+          writeSync(fd, data);
+          accepted.set(path, (accepted.get(path) ?? 0) + MIB);
+        }
+      } catch (error) {
+        codes[writer] = error instanceof Error && "code" in error ? String(error.code) : String(error);
+      } finally {
+        // What was accepted finds room, whatever was refused.
+        fsyncSync(fd);
+        closeSync(fd);
+      }
+    }
+  }
+  return { codes, accepted };
+}
+
+function expectWhole(accepted: ReadonlyMap<string, number>): void {
+  for (const [path, bytes] of accepted) {
+    const found = readFileSync(path);
+    // The call that was refused may have written a part.
+    expect(found.length).toBeWithin(bytes, bytes + MIB);
+    for (let at = 0; at < bytes; at += MIB) expect(found.readUInt32LE(at + 4)).toBe(at / MIB);
+  }
+}
+
+async function limitedNode(): Promise<TestNode> {
+  const own = await TestNode.start({ args: ["--gc-grace", "1s"] });
+  await own.credentials("t");
+  expect(await limitOn(own, "--bytes", "60M")).toMatchObject({ status: 0 });
+  await Bun.sleep(1_000);
+  return own;
+}
+
+test("write itself is refused at the limit, what it accepted before is kept, and two mounts share one limit", async () => {
+  const own = await limitedNode();
+  const first = await TestMount.mount(own);
+  const big = openSync(join(first.path, "big"), "w");
+  let written = 0;
+  let code = "";
+  try {
+    for (; written < 200; written++) writeSync(big, randomBytes(MIB));
+  } catch (error) {
+    code = error instanceof Error && "code" in error ? String(error.code) : String(error);
+  }
+  expect(code).toBe("EDQUOT");
+  expect(written).toBeWithin(56, 60);
+  fsyncSync(big);
+  closeSync(big);
+  await runOk("rm", [join(first.path, "big")]);
+  await until(async () => storedBytes(own) < MIB);
+
+  const second = await TestMount.mount(own);
+  const both = writeUntilRefused([first.path, second.path]);
+  expect(both.codes).toEqual(["EDQUOT", "EDQUOT"]);
+  const sum = [...both.accepted.values()].reduce((a, b) => a + b, 0);
+  // A write may be refused for the room that it could take at most, and what the other mount has asked for ahead.
+  expect(sum).toBeWithin(48 * MIB, 60 * MIB);
+  expect(storedBytes(own)).toBeLessThan(60 * MIB + 1);
+  expectWhole(both.accepted);
+  await second.unmount();
+  await first.unmount();
+  await own.stop();
+});
+
+test("a node that is killed under writers at the limit keeps what they were told is written", async () => {
+  const own = await limitedNode();
+  const first = await TestMount.mount(own);
+  const second = await TestMount.mount(own);
+  const path = join(first.path, "kept");
+  // A process of its own: one that is started from here would close an inherited descriptor, and so wait for the node.
+  const writer = Bun.spawn(["dd", `of=${path}`, "bs=1M", "iflag=fullblock", "conv=fsync", "status=none"], { stdin: "pipe" });
+  const data = randomBytes(30 * MIB);
+  for (let at = 0; at < data.length; at += MIB) data.writeUInt32LE(at / MIB, at + 4);
+  writer.stdin.write(data);
+  await writer.stdin.flush();
+  await until(async () => statSync(path, { throwIfNoEntry: false })?.size === 30 * MIB);
+  await own.restart("SIGKILL");
+  expect(writeUntilRefused([second.path]).codes).toEqual(["EDQUOT"]);
+  await writer.stdin.end();
+  expect(await writer.exited).toBe(0);
+  expectWhole(new Map([[path, 30 * MIB]]));
+  await second.unmount();
+  await first.unmount();
+  await own.stop();
 });
 
 test("inodes and namespaces: the next one is refused, and one that is deleted makes room for another", async () => {

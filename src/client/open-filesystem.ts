@@ -39,12 +39,16 @@ export interface OpenedFilesystem {
 /** @throws TransportError, NodeError, IntegrityError: nothing is left open. */
 export async function openFilesystem(job: MountJob): Promise<OpenedFilesystem> {
   const volumes = new Map<string, Volume>();
+  let writer: FileWriter | null = null;
   const user = { kind: "mount", mountpoint: job.config.mountpoint } as const;
   const client = await openClient(job, user, {
     onRecall: (ns, inos) => volumes.get(ns)?.namespace.recall(inos),
     onState: (state) => {
       // Recalls that the lost connection carried are lost with it.
-      if (state === "connected") for (const volume of volumes.values()) volume.namespace.distrustAll();
+      if (state === "connected") {
+        for (const volume of volumes.values()) volume.namespace.distrustAll();
+        writer?.onConnected();
+      }
       job.log.info({ state }, "node connection");
     },
     onTailLost: (namespaces) => {
@@ -65,18 +69,26 @@ export async function openFilesystem(job: MountJob): Promise<OpenedFilesystem> {
     },
   });
   try {
-    return await openVolumes(job, client, volumes);
+    return await openVolumes(job, client, volumes, (opened) => {
+      writer = opened;
+    });
   } catch (error) {
     await client.close();
     throw error;
   }
 }
 
-async function openVolumes({ config, log }: MountJob, client: Client, volumes: Map<string, Volume>): Promise<OpenedFilesystem> {
+async function openVolumes(
+  { config, log }: MountJob,
+  client: Client,
+  volumes: Map<string, Volume>,
+  onWriter: (writer: FileWriter) => void,
+): Promise<OpenedFilesystem> {
   const { keys, store, owner, sessionId, settings, lifecycle } = client;
   const calls = new GuardedCalls(client.calls, lifecycle);
   let kernel: KernelCache | null = null;
-  const writer = new FileWriter(store, log);
+  const writer = new FileWriter(store, log, calls);
+  onWriter(writer);
   const tools = { reader: new FileReader(store), writer, log, images: client.staging };
   const openVolume = async (name: string, index: number): Promise<Volume> => {
     const namespace = new Namespace(new Shard(calls, keys.namespace(name), log), calls, {

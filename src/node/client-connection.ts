@@ -221,6 +221,7 @@ export class ClientConnection implements FrameHandler {
         answer: { state: await this.#state(this.#tenant, this.#tenant.namespace(ns), new Uint8Array(0)) },
       }),
       statfs: ({ ns }) => this.#statfs(ns),
+      credit: async ({ bytes, needed }) => ({ answer: await this.#tenant.credit(this.#session, bytes, needed) }),
 
       policyGet: ({ namespaces, workload }) => {
         const names = namespaces.length === 0 ? this.#tenant.names() : namespaces;

@@ -92,6 +92,7 @@ function attacks(ns: string): { [O in ClientRequestOp]: RequestOf<O> } {
     },
     sync: { ns },
     leaseRelease: { ns, inos: [1, 5, 6] },
+    credit: { bytes: 1_000, needed: 1_000 },
     chunkPut: { id: CHUNK },
     chunkRelease: { ids: [CHUNK] },
     chunkGet: { id: CHUNK, offset: 0, length: 100 },

@@ -71,6 +71,7 @@ export class Sessions {
           this.#awaited.delete(name);
         }),
       );
+      tenant.credits.awaitDeclarations(ids, LEASE_MS);
     }
   }
 
@@ -187,6 +188,7 @@ export class Sessions {
         await namespace.shard.forgetSession(session.id);
       }
       tenant?.holds.end(session.id, lost);
+      tenant?.credits.end(session.id);
       this.#database.removeSession(session.id);
       this.#sessions.delete(nameOf(session.id));
       this.#logger.info({ tenant: session.tenant, session: nameOf(session.id) }, "session ended");

@@ -133,7 +133,8 @@ export class StorageNode implements NodeServices {
     let sessions: Sessions | null = null;
     const chunkFiles = new OpenFiles(options.descriptors?.chunkFiles);
     const slots = new DiskSlots();
-    const disk = () => ({ open: chunkFiles, slots: slots.tenant() });
+    const promised = { bytes: 0 };
+    const disk = () => ({ open: chunkFiles, slots: slots.tenant(), promised });
     const lanes = new Lanes();
     const limits = new LimitsStore(folder.limits, (error) => {
       options.logger.error({ err: error }, "the limits of tenants can't be read; those before hold");

@@ -1,16 +1,30 @@
 /** One tenant on the node: its namespaces, its chunks, and the rules by which deltas get into them. */
 import { NodeError } from "../protocol/errors.ts";
-import { NAMESPACE_NAME_PATTERN, NAMESPACES_MAX, ROOT_INO } from "../protocol/limits.ts";
-import type { CommitResult, Delta } from "../protocol/messages.ts";
+import { MIB, NAMESPACE_NAME_PATTERN, NAMESPACES_MAX, ROOT_INO } from "../protocol/limits.ts";
+import type { AnswerOf, CommitResult, Delta } from "../protocol/messages.ts";
 import { isAttrKey, isRegionKey } from "../protocol/record-keys.ts";
 import { ChunkHolds } from "./chunks/chunk-holds.ts";
 import type { ChunkStore } from "./chunks/chunk-store.ts";
 import { chunkName } from "./engines/chunk-list.ts";
-import type { MetadataEngine, Shard } from "./engines/engine.ts";
+import type { MaybePromise, MetadataEngine, Shard } from "./engines/engine.ts";
 import { inosOfDelta } from "./engines/touched-inos.ts";
 import { LeaseBudget, NamespaceLeases } from "./leases.ts";
 import type { TenantLimits } from "./limits.ts";
 import type { Session } from "./session.ts";
+import { SpaceCredits } from "./space-credits.ts";
+
+/** Ahead of what it needs a session is granted this part of what is free at most: the rest is left for others. */
+const CREDIT_AHEAD_PART = 1 / 8;
+/** Records that a delta replaces are read, to learn by how much it grows, up to so many bytes; beyond it counts as all new. */
+const REPLACED_READ_MAX_BYTES = 8 * MIB;
+
+/** Room that was found for what is on its way. Exactly one of the two is to be called; who calls `stored` may call `failed` afterwards. */
+interface Reservation {
+  /** All of it was promised to the session. */
+  readonly isPromised: boolean;
+  stored(): void;
+  failed(): void;
+}
 
 export interface Namespace {
   readonly name: string;
@@ -29,6 +43,7 @@ export class Tenant {
   readonly name: string;
   readonly chunks: ChunkStore;
   readonly holds = new ChunkHolds();
+  readonly credits: SpaceCredits;
   readonly #leaseBudget = new LeaseBudget();
   readonly #engine: MetadataEngine;
   readonly #namespaces = new Map<string, Namespace>();
@@ -48,6 +63,7 @@ export class Tenant {
     this.name = name;
     this.#engine = engine;
     this.chunks = chunks;
+    this.credits = new SpaceCredits(chunks.promised);
   }
 
   /** Finds the namespaces that exist. */
@@ -129,16 +145,16 @@ export class Tenant {
     if (this.#grace !== null) await this.#grace;
     const { inodes: inodesMax, bytes: bytesMax } = this.#limits();
     if (by.session === null || (inodesMax === undefined && bytesMax === undefined)) return await this.#commit(namespace, by, delta);
-    const { inodes, bytes } = growthOf(delta);
-    const stored = await this.#reserve(inodes, bytes);
+    const { inodes, bytes } = await growthOf(namespace.shard, delta);
+    const reserved = await this.#reserve(by.session.id, { inodes, recordBytes: bytes });
     try {
-      return await this.#commit(namespace, by, delta);
+      return await this.#commit(namespace, by, delta, () => reserved.stored());
     } finally {
-      stored?.();
+      reserved.failed();
     }
   }
 
-  async #commit(namespace: Namespace, by: Committer, delta: Delta): Promise<CommitResult> {
+  async #commit(namespace: Namespace, by: Committer, delta: Delta, onApplied?: () => void): Promise<CommitResult> {
     const pinned = delta.puts.some((put) => put.chunks.length > 0) ? await this.#pinChunks(namespace.shard, delta) : null;
     try {
       let wait: Promise<unknown> | null = null;
@@ -146,6 +162,8 @@ export class Tenant {
         session: by.id,
         delta,
         onApplied: () => {
+          // From here on the engine counts it.
+          onApplied?.();
           wait = namespace.leases.touch(by.session, inosOfDelta(delta));
           if (by.session !== null) for (const ino of delta.leases) namespace.leases.grant(by.session, ino);
         },
@@ -190,15 +208,18 @@ export class Tenant {
     }
   }
 
-  /** What the tenant has stored: inodes of all namespaces, and bytes of chunks (each once) and records. */
-  async usage(): Promise<{ inodes: number; bytes: number }> {
-    const sum = { inodes: 0, bytes: await this.chunks.usedBytes() };
-    for (const { shard } of this.namespaces()) {
-      const { inodes, bytes } = await shard.usage();
-      sum.inodes += inodes;
-      sum.bytes += bytes;
+  /** What the tenant has stored: inodes of all namespaces, and bytes of chunks (each once) and records. In this turn where all is counted already. */
+  usage(): MaybePromise<{ inodes: number; bytes: number }> {
+    const counts = this.namespaces().map(({ shard }) => shard.usage());
+    const chunkBytes = this.chunks.usedBytes();
+    const sum = { inodes: 0, bytes: 0 };
+    for (const count of counts) {
+      if (count instanceof Promise) return Promise.all([chunkBytes, ...counts]).then(() => this.usage());
+      sum.inodes += count.inodes;
+      sum.bytes += count.bytes;
     }
-    return sum;
+    if (chunkBytes instanceof Promise) return chunkBytes.then(() => this.usage());
+    return { inodes: sum.inodes, bytes: sum.bytes + chunkBytes };
   }
 
   /** Bytes of what the tenant may use, and those that are left of it. */
@@ -210,23 +231,97 @@ export class Tenant {
     return { totalBytes: Math.min(disk.totalBytes, limit), freeBytes: Math.max(0, Math.min(disk.freeBytes, limit - bytes)) };
   }
 
-  /** @throws NodeError "over_quota" @returns what to call when it is stored, or was not; null: there is no limit */
-  async #reserve(inodes: number, bytes: number): Promise<(() => void) | null> {
+  /**
+   * Sets what the session holds of the space, see the message `credit`. Check and grant are one turn, as with #reserve: nobody comes between.
+   * @throws NodeError "session_lost"
+   */
+  async credit(session: Session, bytes: number, needed: number): Promise<AnswerOf<"credit">> {
+    const { credits } = this;
+    for (;;) {
+      if (session.ended) throw new NodeError("session_lost", "the session has ended: hello first");
+      const held = credits.of(session.id);
+      if (bytes <= held) {
+        credits.set(session.id, bytes);
+        return { granted: bytes, overQuota: false };
+      }
+      const before = credits.before(session.id);
+      const { bytes: limit } = this.#limits();
+      const used = limit === undefined ? null : this.usage();
+      if (before !== null || used instanceof Promise) {
+        await Promise.all([before, used]);
+        continue;
+      }
+      const quota =
+        limit === undefined || used === null ? Number.POSITIVE_INFINITY : limit - used.bytes - this.#coming.bytes - credits.bytes;
+      const disk = this.chunks.space().freeBytes - this.chunks.promised.bytes;
+      const free = Math.max(0, Math.min(quota, disk));
+      const wanted = Math.min(bytes - held, Math.max(needed - held, Math.floor(free * CREDIT_AHEAD_PART)));
+      const granted = held + Math.min(wanted, free);
+      credits.set(session.id, granted);
+      return { granted, overQuota: granted < needed && quota <= disk };
+    }
+  }
+
+  /**
+   * Finds room for what is on its way: of the session's credit first, which is never refused, and of what is free beyond all credits.
+   * @throws NodeError "over_quota", "no_space"
+   */
+  async #reserve(session: Uint8Array, want: { inodes?: number; recordBytes?: number; chunkBytes?: number }): Promise<Reservation> {
+    const { inodes = 0, recordBytes = 0, chunkBytes = 0 } = want;
+    const bytes = recordBytes + chunkBytes;
+    const credited = this.credits.take(session, bytes);
+    const rest = bytes - credited;
+    const { promised } = this.chunks;
+    try {
+      for (let isCounted = false; !isCounted; ) {
+        const used = this.#isLimited(inodes, rest) ? this.usage() : null;
+        if (used instanceof Promise) {
+          await used;
+          continue;
+        }
+        if (used !== null) this.#checkLimits(used, inodes, rest);
+        isCounted = true;
+      }
+      // Records may use what the store keeps for them.
+      if (chunkBytes > 0 && rest > 0 && this.chunks.space().freeBytes - promised.bytes < rest)
+        throw new NodeError("no_space", "the node's disk is full");
+    } catch (error) {
+      this.credits.giveBack(session, credited);
+      throw error;
+    }
+    this.#coming.inodes += inodes;
+    this.#coming.bytes += bytes;
+    promised.bytes += rest;
+    let isOver = false;
+    const over = (spent: number): boolean => {
+      if (isOver) return false;
+      isOver = true;
+      this.#coming.inodes -= inodes;
+      this.#coming.bytes -= bytes;
+      promised.bytes -= spent;
+      return true;
+    };
+    return {
+      isPromised: rest === 0,
+      stored: () => void over(bytes),
+      failed: () => {
+        if (over(rest)) this.credits.giveBack(session, credited);
+      },
+    };
+  }
+
+  #isLimited(inodes: number, bytes: number): boolean {
     const limits = this.#limits();
-    const isLimited = (inodes > 0 && limits.inodes !== undefined) || (bytes > 0 && limits.bytes !== undefined);
-    if (!isLimited) return null;
-    const used = await this.usage();
+    return (inodes > 0 && limits.inodes !== undefined) || (bytes > 0 && limits.bytes !== undefined);
+  }
+
+  #checkLimits(used: { inodes: number; bytes: number }, inodes: number, bytes: number): void {
+    const limits = this.#limits();
     const over = (what: string, limit: number): NodeError => new NodeError("over_quota", `tenant ${this.name} may have ${limit} ${what}`);
     if (inodes > 0 && limits.inodes !== undefined && used.inodes + this.#coming.inodes + inodes > limits.inodes)
       throw over("inodes", limits.inodes);
-    if (bytes > 0 && limits.bytes !== undefined && used.bytes + this.#coming.bytes + bytes > limits.bytes)
+    if (bytes > 0 && limits.bytes !== undefined && used.bytes + this.#coming.bytes + this.credits.bytes + bytes > limits.bytes)
       throw over("bytes", limits.bytes);
-    this.#coming.inodes += inodes;
-    this.#coming.bytes += bytes;
-    return () => {
-      this.#coming.inodes -= inodes;
-      this.#coming.bytes -= bytes;
-    };
   }
 
   isPinned(id: Uint8Array): boolean {
@@ -258,29 +353,35 @@ export class Tenant {
   async putChunk(session: Uint8Array, id: Uint8Array, body: Uint8Array): Promise<{ existed: boolean }> {
     // Before it is there: it could be collected before this knows that it was.
     this.holds.hold(session, id);
-    let stored: (() => void) | null = null;
+    let reserved: Reservation | null = null;
     try {
       // One that is there is not stored again.
-      if (!(await this.chunks.exists(id))) stored = await this.#reserve(0, body.length);
-      return await this.chunks.put(id, body);
+      if (!(await this.chunks.exists(id))) reserved = await this.#reserve(session, { chunkBytes: body.length + this.chunks.extraBytes });
+      const put = await this.chunks.put(id, body, reserved?.isPromised ?? false);
+      if (!put.existed) reserved?.stored();
+      return put;
     } catch (error) {
       this.holds.settle(session, [id]);
       throw error;
     } finally {
-      stored?.();
+      reserved?.failed();
     }
   }
 }
 
-/** Inodes that a delta makes, and bytes of what it makes them of: a change of what is there, and above all a deletion, is never refused. */
-function growthOf({ checks, puts }: Delta): { inodes: number; bytes: number } {
-  let inodes = 0;
-  let bytes = 0;
+/**
+ * Inodes that a delta makes, and bytes by which the content in its records grows: a change of what is there, and above all a deletion, is never refused.
+ * Small files stand in their region's record.
+ */
+async function growthOf(shard: Shard, { checks, puts }: Delta): Promise<{ inodes: number; bytes: number }> {
   const isNew = (key: Uint8Array): boolean => checks.some((check) => check.kind === "absent" && Buffer.compare(check.key, key) === 0);
-  for (const { key, value } of puts) {
-    if (isAttrKey(key) && isNew(key)) inodes++;
-    // Small files stand in their region's record.
-    if (isRegionKey(key)) bytes += value.length;
-  }
+  const inodes = puts.filter(({ key }) => isAttrKey(key) && isNew(key)).length;
+  const regions = puts.filter(({ key }) => isRegionKey(key));
+  if (regions.length === 0) return { inodes, bytes: 0 };
+  const replaced = await shard.get(
+    regions.map(({ key }) => key),
+    REPLACED_READ_MAX_BYTES,
+  );
+  const bytes = regions.reduce((sum, { value }, i) => sum + Math.max(0, value.length - (replaced?.[i]?.value.length ?? 0)), 0);
   return { inodes, bytes };
 }

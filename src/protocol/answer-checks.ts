@@ -34,6 +34,7 @@ const CHECKS: Checks = {
     if (count < 1 || count > request.count) return `asked for ${request.count} inode numbers, granted ${count}`;
     return first > ROOT_INO && first + count - 1 <= INO_MAX ? null : `granted inode numbers from ${first} on`;
   },
+  credit: ({ bytes }, { granted }) => (granted <= bytes ? null : `asked for a credit of ${bytes} bytes, granted ${granted}`),
   get: ({ keys }, { records }) => (records.length === keys.length ? null : `asked for ${keys.length} records, answered ${records.length}`),
   inode: ({ ino }, { inode }) => bundleProblem(inode, ino),
   lookup: ({ want, leaseParent }, { dentry, inode, parentLeased }) => {

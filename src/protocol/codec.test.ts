@@ -131,6 +131,7 @@ const arbitraries: { [O in OpName]: { request: fc.Arbitrary<RequestOf<O>>; answe
   sync: { request: fc.record({ ns }), answer: fc.record({ seq: count }) },
   leaseRelease: { request: fc.record({ ns, inos: few(ino) }), answer: nothing },
   recall: { request: fc.record({ ns, inos: few(ino) }), answer: nothing },
+  credit: { request: fc.record({ bytes: count, needed: count }), answer: fc.record({ granted: count, overQuota: fc.boolean() }) },
   chunkPut: { request: fc.record({ id }), answer: fc.record({ existed: fc.boolean() }) },
   chunkRelease: { request: fc.record({ ids: few(id) }), answer: nothing },
   chunkGet: {

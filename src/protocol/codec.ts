@@ -172,6 +172,12 @@ const codecs: { readonly [O in OpName]: OpCodec<RequestOf<O>, AnswerOf<O>> } = {
       inodes: count(f[2], "inodes"),
     }),
   },
+  credit: {
+    encodeRequest: (r) => [count(r.bytes, "bytes"), count(r.needed, "needed")],
+    decodeRequest: (f) => ({ bytes: count(tuple(f, 2, "credit")[0], "bytes"), needed: count(f[1], "needed") }),
+    encodeAnswer: (a) => [count(a.granted, "granted"), flag(a.overQuota, "overQuota")],
+    decodeAnswer: (f) => ({ granted: count(tuple(f, 2, "credit answer")[0], "granted"), overQuota: flag(f[1], "overQuota") }),
+  },
   gc: {
     encodeRequest: (r) => [integer(r.part, 0, 255, "part"), flag(r.dryRun, "dryRun")],
     decodeRequest: (f) => ({ part: integer(tuple(f, 2, "gc")[0], 0, 255, "part"), dryRun: flag(f[1], "dryRun") }),

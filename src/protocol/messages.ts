@@ -7,7 +7,7 @@
 
 import type { EffectivePolicy } from "./policy.ts";
 
-export const PROTOCOL_VERSION = 2;
+export const PROTOCOL_VERSION = 3;
 
 /** Operation codes, one byte in the frame header. An answer carries the code of its request. */
 export const Op = {
@@ -24,6 +24,7 @@ export const Op = {
   statfs: 23,
   policyGet: 24,
   gc: 25,
+  credit: 27,
   inoGrant: 30,
   get: 31,
   inode: 32,
@@ -237,6 +238,12 @@ export interface Messages {
   /** How far the namespace is now; `recoveredSeq` is `seq`. */
   namespaceState: { request: { ns: string }; answer: { state: NamespaceState } };
   statfs: { request: { ns: string }; answer: { totalBytes: number; freeBytes: number; inodes: number } };
+  /**
+   * From now on the session holds `bytes` of credit, or fewer where fewer are free (never fewer than it held, unless it asks for fewer): what it
+   * puts and commits uses it up, and it counts as used for all others. `needed`: with fewer than these it can't go on; near the end of the space it
+   * is granted little more. `overQuota`: fewer than `needed`, because of the tenant's limit and not of the disk.
+   */
+  credit: { request: { bytes: number; needed: number }; answer: { granted: number; overQuota: boolean } };
   /**
    * What applies to a session of these namespaces (none: all that the tenant has) that calls itself `workload` ("": nothing): the
    * narrowest where they differ. A node of before 0.2 does not know the question and closes the connection.

@@ -60,8 +60,8 @@ async function rewrite(
   const segment = new Segment(store.arena);
   const bytes = pieces.reduce((sum, { start, end }) => sum + (end - start), 0);
   segment.addCells(await store.arena.take(segment.cellsNeeded(bytes)));
-  store.dirtyCells += segment.cells.length;
   frozen.segments.add(segment);
+  await store.copies(segment);
   for (let from = 0; from < pieces.length; ) {
     const wants: BlockWant[] = [];
     let to = from;

@@ -49,6 +49,10 @@ export class ContentStore {
   readonly #uploads = new Set<Promise<ChunkSource>>();
   /** Cells that hold bytes which the node does not have yet. */
   dirtyCells = 0;
+  /** Cells that held such bytes and don't any more, since the start. */
+  releasedCells = 0;
+  /** Has room set aside at the node for what is dirty, where a write-out copies more than was written. */
+  onCopied: (() => Promise<void>) | null = null;
   readonly dirtyCellsMax: number;
 
   constructor(arena: BlockArena, transfer: ChunkTransfer, options: { caches: boolean; disk?: DiskCache | null }) {
@@ -98,9 +102,17 @@ export class ContentStore {
     }
   }
 
+  /** A write-out has made this segment, to copy into it what is stored already. */
+  async copies(segment: Segment): Promise<void> {
+    this.dirtyCells += segment.cells.length;
+    await this.onCopied?.();
+  }
+
   /** Gives a segment's cells up, to the cache if it was stored. */
   release(segment: Segment): void {
-    this.dirtyCells -= segment.releaseCells(this.#caches);
+    const released = segment.releaseCells(this.#caches);
+    this.dirtyCells -= released;
+    this.releasedCells += released;
   }
 
   /** Brings blocks and pins them; of those that another reader was fetching already, some may be missing. `fresh`: from the node, past the cache, and not left in it (O_DIRECT). */

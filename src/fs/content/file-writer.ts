@@ -1,6 +1,6 @@
 /** Writing: takes over an application's bytes, keeps the amount of dirty data bounded, and writes out in time. */
 import type { ChunkRef } from "../../crypto/chunk-seal.ts";
-import { BLOCK_BYTES } from "../../protocol/limits.ts";
+import { BLOCK_BYTES, KIB, TAG_BYTES } from "../../protocol/limits.ts";
 import type { FileContent } from "../inodes/file-content.ts";
 import type { Inode } from "../inodes/inode.ts";
 import type { Namespace } from "../inodes/namespace.ts";
@@ -9,7 +9,9 @@ import { now } from "../posix/clock.ts";
 import { FsError } from "../posix/errno.ts";
 import { addOffset, maxOffset } from "../posix/offsets.ts";
 import type { Caller, MaybePromise, Offset } from "../posix/vfs.ts";
+import type { NodeCalls } from "../shard/node-calls.ts";
 import type { ContentStore } from "./content-store.ts";
+import { type Owed, SpaceCredit } from "./space-credit.ts";
 import { placeAppended, writeOutLocked } from "./write-out.ts";
 
 /** Dirty data is committed after this long at the latest, so that a crash of the client loses no more. */
@@ -23,27 +25,70 @@ const EARLY_UPLOAD_PART = 0.5;
 const EARLY_UPLOADS_MAX = 3;
 /** A segment that begins and one that ends may each need a cell beyond the bytes' own. */
 const SPARE_CELLS = 2;
+/**
+ * What dirty bytes take at the node at most. A cell: its bytes, a tag, and its share of a chunk's header and of the entry that names the chunk. A
+ * file: the rest of its records, and what stands inline in one and is copied into a chunk with what is new. A write: the extents that it adds, 16
+ * bytes each, and those that it cuts in two.
+ */
+const CELL_OWES_BYTES = BLOCK_BYTES + TAG_BYTES + 240;
+const FILE_OWES_BYTES = 128 * KIB;
+const WRITE_OWES_BYTES = 64;
+
 export interface FailureLog {
   warn(fields: object, message: string): void;
 }
 
-export class FileWriter {
+interface DirtyFile {
+  readonly namespace: Namespace;
+  /** That made what is dirty. */
+  writes: number;
+}
+
+export class FileWriter implements Owed {
   readonly #store: ContentStore;
   readonly #log: FailureLog;
-  readonly #dirty = new Map<Inode, Namespace>();
+  readonly #dirty = new Map<Inode, DirtyFile>();
+  readonly #credit: SpaceCredit;
   #relief: Promise<void> | null = null;
+  #flush: Promise<void> | null = null;
   readonly #timer: Timer;
+  /** Of the dirty files, and what clean ones had. */
+  #writes = 0;
+  #settledWrites = 0;
+  #settledFiles = 0;
 
-  constructor(store: ContentStore, log: FailureLog) {
+  constructor(store: ContentStore, log: FailureLog, calls: Pick<NodeCalls, "call">) {
     this.#store = store;
     this.#log = log;
-    this.#timer = setInterval(() => this.#writeOutOld(), DIRTY_CHECK_MS);
+    this.#credit = new SpaceCredit(calls, this);
+    // Where none is to be had, the write-out itself meets the refusal.
+    store.onCopied = () => (this.#credit.spare >= 0 ? Promise.resolve() : this.#credit.obtain(0).catch(() => undefined));
+    this.#timer = setInterval(() => {
+      this.#writeOutOld();
+      this.#credit.rest();
+    }, DIRTY_CHECK_MS);
   }
 
-  /** Takes the bytes over; they are copied before this returns. `append`: they go to the file's end. */
+  get bytes(): number {
+    return this.#store.dirtyCells * CELL_OWES_BYTES + this.#dirty.size * FILE_OWES_BYTES + this.#writes * WRITE_OWES_BYTES;
+  }
+
+  get settledBytes(): number {
+    return this.#store.releasedCells * CELL_OWES_BYTES + this.#settledFiles * FILE_OWES_BYTES + this.#settledWrites * WRITE_OWES_BYTES;
+  }
+
+  /** There is a new connection to the node. */
+  onConnected(): void {
+    this.#credit.declare();
+  }
+
+  /**
+   * Takes the bytes over; they are copied before this returns. `append`: they go to the file's end.
+   * @throws FsError EDQUOT, ENOSPC: the node has no room for them. For what was taken over there is.
+   */
   write(namespace: Namespace, inode: Inode, caller: Caller, offset: Offset, data: Uint8Array, append: boolean): MaybePromise<number> {
     const cellsWanted = Math.ceil(data.length / BLOCK_BYTES) + SPARE_CELLS;
-    if (this.#store.dirtyCells + cellsWanted <= this.#store.dirtyCellsMax) {
+    if (this.#store.dirtyCells + cellsWanted <= this.#store.dirtyCellsMax && this.#credit.spare >= owedFor(cellsWanted)) {
       const cells = this.#store.arena.tryTake(cellsWanted);
       if (cells !== null) return this.#apply(namespace, inode, caller, offset, data, append, cells);
     }
@@ -60,9 +105,32 @@ export class FileWriter {
     append: boolean,
     cellsWanted: number,
   ): Promise<number> {
-    while (this.#store.dirtyCells + cellsWanted > this.#store.dirtyCellsMax) await this.#relieve();
-    const cells = await this.#store.arena.take(cellsWanted);
-    return this.#apply(namespace, inode, caller, offset, data, append, cells);
+    for (;;) {
+      while (this.#store.dirtyCells + cellsWanted > this.#store.dirtyCellsMax) await this.#relieve();
+      while (this.#credit.spare < owedFor(cellsWanted)) await this.#obtain(owedFor(cellsWanted));
+      const cells = await this.#store.arena.take(cellsWanted);
+      // Others may have used it meanwhile.
+      if (this.#credit.spare >= owedFor(cellsWanted)) return this.#apply(namespace, inode, caller, offset, data, append, cells);
+      this.#store.arena.unpinAll(cells);
+    }
+  }
+
+  /** Asks the node for room; where there is too little, again when everything dirty is stored, which takes less than it might have. */
+  async #obtain(bytes: number): Promise<void> {
+    try {
+      await this.#credit.obtain(bytes);
+      return;
+    } catch (error) {
+      if (!(error instanceof FsError && (error.code === "EDQUOT" || error.code === "ENOSPC"))) throw error;
+    }
+    // What can't be written out is for its own writer to learn.
+    this.#flush ??= this.writeOutAll()
+      .catch(() => undefined)
+      .finally(() => {
+        this.#flush = null;
+      });
+    await this.#flush;
+    await this.#credit.obtain(bytes);
   }
 
   #apply(namespace: Namespace, inode: Inode, caller: Caller, offset: Offset, data: Uint8Array, append: boolean, cells: number[]): number {
@@ -81,7 +149,7 @@ export class FileWriter {
         if (mode !== inode.mode) pending.mode = mode;
       }
       inode.pending = pending;
-      this.#dirty.set(inode, namespace);
+      this.#wasWritten(inode, namespace);
       // A failure shows when the file is written out, which tries again.
       for (const segment of complete) this.#store.upload(segment).catch(() => undefined);
       if (this.#store.dirtyCells > this.#store.dirtyCellsMax * EARLY_UPLOAD_PART) this.#uploadEarly(content);
@@ -89,7 +157,28 @@ export class FileWriter {
     } finally {
       this.#store.dirtyCells += taken - cells.length;
       this.#store.arena.unpinAll(cells);
+      this.#credit.used();
     }
+  }
+
+  #wasWritten(inode: Inode, namespace: Namespace): void {
+    let dirty = this.#dirty.get(inode);
+    if (dirty === undefined) {
+      dirty = { namespace, writes: 0 };
+      this.#dirty.set(inode, dirty);
+    }
+    dirty.writes++;
+    this.#writes++;
+  }
+
+  /** Some of an inode's writes are committed. */
+  #recount(inode: Inode): void {
+    const dirty = this.#dirty.get(inode);
+    if (dirty === undefined) return;
+    const settled = Math.max(0, dirty.writes - inode.content.dirtyWrites);
+    dirty.writes -= settled;
+    this.#writes -= settled;
+    this.#settledWrites += settled;
   }
 
   /** Sends the oldest segment that is full, unless enough are being sent. */
@@ -110,17 +199,23 @@ export class FileWriter {
   /** The same for a caller that holds the inode's lock. */
   async writeOutLocked(namespace: Namespace, inode: Inode, durable: boolean): Promise<void> {
     await writeOutLocked(namespace, this.#store, inode, durable);
-    if (!needsWriteOut(inode)) this.isClean(inode);
+    if (needsWriteOut(inode)) this.#recount(inode);
+    else this.isClean(inode);
   }
 
   /** Another delta has committed what was pending. */
   isClean(inode: Inode): void {
+    const dirty = this.#dirty.get(inode);
+    if (dirty === undefined) return;
     this.#dirty.delete(inode);
+    this.#writes -= dirty.writes;
+    this.#settledWrites += dirty.writes;
+    this.#settledFiles++;
   }
 
   /** Gives up what is dirty: nobody can read it any more. */
   discard(inode: Inode): void {
-    const { shard } = this.#dirty.get(inode) ?? {};
+    const { shard } = this.#dirty.get(inode)?.namespace ?? {};
     const sent: ChunkRef[] = [];
     for (const segment of inode.content.discardDirty()) {
       // One that is being sent gives its cells up itself when it is done.
@@ -134,20 +229,20 @@ export class FileWriter {
     }
     shard?.releaseChunks(sent);
     inode.pending = null;
-    this.#dirty.delete(inode);
+    this.isClean(inode);
   }
 
   /** Gives up everything that is dirty: it is lost. Returns of how many files that was. */
   discardAll(): number {
     const inodes = [...this.#dirty.keys()].filter(needsWriteOut);
     for (const inode of inodes) this.discard(inode);
-    this.#dirty.clear();
+    for (const inode of [...this.#dirty.keys()]) this.isClean(inode);
     return inodes.length;
   }
 
   /** Commits everything dirty; throws the first failure after having tried all. */
   async writeOutAll(): Promise<void> {
-    const results = await Promise.allSettled([...this.#dirty].map(([inode, namespace]) => this.writeOut(namespace, inode, false)));
+    const results = await Promise.allSettled([...this.#dirty].map(([inode, { namespace }]) => this.writeOut(namespace, inode, false)));
     for (const result of results) if (result.status === "rejected") throw result.reason;
   }
 
@@ -172,14 +267,14 @@ export class FileWriter {
     if (await this.#store.uploadDone()) return;
     const largest = [...this.#dirty].sort(([a], [b]) => b.content.dirtyBytes - a.content.dirtyBytes)[0];
     if (largest === undefined) return await Bun.sleep(1);
-    await this.writeOut(largest[1], largest[0], false);
+    await this.writeOut(largest[1].namespace, largest[0], false);
   }
 
   #writeOutOld(): void {
     const oldest = performance.now() - DIRTY_MAX_MS;
-    for (const [inode, namespace] of this.#dirty) {
+    for (const [inode, { namespace }] of this.#dirty) {
       if (!needsWriteOut(inode)) {
-        this.#dirty.delete(inode);
+        this.isClean(inode);
         continue;
       }
       if (inode.isLocked || inode.content.dirtySinceMs > oldest) continue;
@@ -192,6 +287,11 @@ export class FileWriter {
       });
     }
   }
+}
+
+/** What a write of so many cells may add to what is owed. */
+function owedFor(cells: number): number {
+  return cells * CELL_OWES_BYTES + FILE_OWES_BYTES + WRITE_OWES_BYTES;
 }
 
 function needsWriteOut(inode: Inode): boolean {

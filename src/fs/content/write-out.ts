@@ -56,16 +56,21 @@ export async function writeOutLocked(namespace: Namespace, store: ContentStore, 
     content.thaw();
     throw error;
   }
-  const named = new Set<unknown>();
-  for (const map of frozen.regions.values()) for (const { source } of map.extents) named.add(source);
-  const unnamed: ChunkRef[] = [];
+  const sent: Segment[] = [];
   for (const segment of frozen.segments) {
     if (segment.stored === null) store.release(segment);
-    else if (!named.has(segment)) unnamed.push(segment.stored.ref);
+    else sent.push(segment);
   }
-  namespace.shard.releaseChunks(unnamed);
+  if (sent.length > 0) namespace.shard.releaseChunks(unnamed(sent, frozen));
   // Unless the node's disk failed, the last delta was durable.
   await settle(namespace, inode, durable);
+}
+
+/** Chunks of segments that were sent and overwritten before the commit. */
+function unnamed(sent: readonly Segment[], frozen: DirtyLayer): ChunkRef[] {
+  const named = new Set<unknown>();
+  for (const map of frozen.regions.values()) for (const { source } of map.extents) named.add(source);
+  return sent.flatMap((segment) => (segment.stored === null || named.has(segment) ? [] : segment.stored.ref));
 }
 
 /** @throws FsError EIO: what these bytes follow was lost by the node (Volume.tailLost), which has given them up */
@@ -115,8 +120,8 @@ async function gatherInline(store: ContentStore, inode: Inode, frozen: DirtyLaye
   merged.overlay(map as ExtentMap<StoredSource | Segment>);
   const gathered = new Segment(store.arena);
   gathered.addCells(await store.arena.take(gathered.cellsNeeded(2 * INLINE_MAX_BYTES)));
-  store.dirtyCells += gathered.cells.length;
   frozen.segments.add(gathered);
+  await store.copies(gathered);
   for (const { start, end, source, offset } of [...merged.extents]) {
     if (source.kind === "chunk" || (source.kind === "segment" && source.stored !== null)) continue;
     const bytes = source.kind === "inline" ? source.data.subarray(offset, offset + (end - start)) : source.copy(offset, end - start);

@@ -23,6 +23,8 @@ export class DirtyLayer {
   /** Where the open segment's run goes on, if it is one. */
   runEnd: Offset = 0;
   bytes = 0;
+  /** Each may add extents to a region's record. */
+  writes = 0;
   /** One past the last dirty byte of the file. */
   end: Offset = 0;
   /** Bytes from here on were appended by O_APPEND handles: they belong at the file's end, wherever that is when they are committed. */
@@ -97,6 +99,11 @@ export class FileContent {
       });
     }
     return sum;
+  }
+
+  /** Writes that made what is dirty. */
+  get dirtyWrites(): number {
+    return this.#active.writes + (this.#frozen?.writes ?? 0);
   }
 
   // ---- stored ----
@@ -176,6 +183,7 @@ export class FileContent {
   write(offset: Offset, data: Uint8Array, cells: number[], arena: BlockArena): Segment[] {
     const complete: Segment[] = [];
     if (this.#active.isEmpty) this.dirtySinceMs = performance.now();
+    this.#active.writes++;
     let done = 0;
     for (const { region, start, end } of regionSpans(offset, data.length)) {
       const map = mapOf(this.#active, region);
@@ -314,6 +322,7 @@ export class FileContent {
     lower.open = upper.open;
     lower.runEnd = upper.runEnd;
     lower.bytes += upper.bytes;
+    lower.writes += upper.writes;
     lower.end = maxOffset(lower.end, upper.end);
     lower.appendFrom ??= upper.appendFrom;
     this.#active = lower;

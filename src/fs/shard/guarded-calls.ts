@@ -20,7 +20,7 @@ export const REVOKED = new FsError("EKEYREVOKED", "the tenant was shredded");
 const EXPIRED = new FsError("EIO", "no storage node has answered for too long");
 
 /** What changes something waits for a node to come back, as long as any request waits: it can't be taken from a cache anyway. */
-const PATIENT: ReadonlySet<OpName> = new Set<OpName>(["commit", "chunkPut", "sync", "inoGrant", "leaseRelease", "chunkRelease"]);
+const PATIENT: ReadonlySet<OpName> = new Set<OpName>(["commit", "chunkPut", "sync", "inoGrant", "leaseRelease", "chunkRelease", "credit"]);
 
 /** Why this must not be asked now; null: it may. */
 function refusalOf(standing: Standing, op: OpName): FsError | null {

@@ -3,6 +3,7 @@
  * Thrown values are NodeError: not_found, no_space, io, damaged.
  */
 import type { MaybePromise } from "../engines/engine.ts";
+import type { PromisedBytes } from "../space-credits.ts";
 
 /** Chunks are listed in this many parts, by the first byte of their ids. */
 export const CHUNK_PARTS = 256;
@@ -25,9 +26,9 @@ export interface ChunkPart {
 export interface ChunkStore {
   /**
    * Resolves when the chunk survives power loss. One that is there already is not written again, but counts as just put.
-   * `body` must not change meanwhile.
+   * `body` must not change meanwhile. `isPromised`: room for it was set aside, so it may use what is kept for records, too.
    */
-  put(id: Uint8Array, body: Uint8Array): Promise<{ existed: boolean }>;
+  put(id: Uint8Array, body: Uint8Array, isPromised?: boolean): Promise<{ existed: boolean }>;
   /** `length` bytes from `offset`, fewer at the end. A read of the whole chunk is checked: "damaged" when its bytes have changed. */
   get(id: Uint8Array, offset: number, length: number): MaybePromise<ChunkPart>;
   exists(id: Uint8Array): MaybePromise<boolean>;
@@ -42,6 +43,10 @@ export interface ChunkStore {
   verify(id: Uint8Array): Promise<string | null>;
   /** Bytes of the disk, and those that chunks can still be put into. */
   space(): { totalBytes: number; freeBytes: number };
+  /** What a chunk takes beyond its own bytes, as usedBytes counts them. */
+  readonly extraBytes: number;
+  /** Of the disk, shared by the stores that are on it. */
+  readonly promised: PromisedBytes;
   /** Bytes of all chunks as stored. The first call counts them, which takes a while; from then on it is kept. */
   usedBytes(): MaybePromise<number>;
   /** Lets go of what it keeps open. */

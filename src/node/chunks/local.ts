@@ -17,6 +17,7 @@ import { chunkName } from "../engines/chunk-list.ts";
 import type { MaybePromise } from "../engines/engine.ts";
 import { syncFolder } from "../engines/file-sync.ts";
 import { toNodeError } from "../engines/sqlite-errors.ts";
+import type { PromisedBytes } from "../space-credits.ts";
 import { CHUNK_PARTS, type ChunkInfo, type ChunkPart, type ChunkStore } from "./chunk-store.ts";
 import { ChunkUsage } from "./chunk-usage.ts";
 import { ChunkWriter } from "./chunk-writer.ts";
@@ -59,6 +60,7 @@ function isMissing(error: unknown): boolean {
 export interface SharedDisk {
   readonly open?: OpenFiles | undefined;
   readonly slots?: TenantSlots;
+  readonly promised?: PromisedBytes;
 }
 
 export class LocalChunkStore implements ChunkStore {
@@ -79,9 +81,12 @@ export class LocalChunkStore implements ChunkStore {
   readonly #deleting = new Set<string>();
   #asideCount = 0;
   readonly #usage = new ChunkUsage();
+  readonly extraBytes = TRAILER_BYTES;
+  readonly promised: PromisedBytes;
 
   /** Makes both folders (mode 0700); whatever an earlier process left in `aside` is removed. @throws NodeError */
-  constructor(root: string, aside: string, { open, slots }: SharedDisk = {}) {
+  constructor(root: string, aside: string, { open, slots, promised }: SharedDisk = {}) {
+    this.promised = promised ?? { bytes: 0 };
     this.#open = open ?? new OpenFiles();
     this.#slots = slots ?? null;
     this.#root = root;
@@ -132,7 +137,7 @@ export class LocalChunkStore implements ChunkStore {
     }
   }
 
-  async put(id: Uint8Array, body: Uint8Array): Promise<{ existed: boolean }> {
+  async put(id: Uint8Array, body: Uint8Array, isPromised = false): Promise<{ existed: boolean }> {
     if (body.length < SEALED_CHUNK_MIN_BYTES || body.length > SEALED_CHUNK_MAX_BYTES) {
       throw new NodeError(
         "bad_request",
@@ -146,7 +151,7 @@ export class LocalChunkStore implements ChunkStore {
           this.#remember(chunkName(id));
           return { existed: true };
         }
-        this.#checkRoom(body.length);
+        if (!isPromised) this.#checkRoom(body.length);
         await this.#usage.change(
           id[0] ?? 0,
           () => this.#sizeOf(path),
