@@ -185,7 +185,7 @@ export class ClientConnection implements FrameHandler {
   async #statfs(ns: string): Promise<Reply<"statfs">> {
     const tenant = this.#tenant;
     const { inodes } = await tenant.namespace(ns).shard.usage();
-    return { answer: { ...(await tenant.space()), inodes } };
+    return { answer: { ...(await tenant.space(this.#sessionId)), inodes } };
   }
 
   #operations(): HandlerTable {

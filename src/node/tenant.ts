@@ -222,13 +222,16 @@ export class Tenant {
     return { inodes: sum.inodes, bytes: sum.bytes + chunkBytes };
   }
 
-  /** Bytes of what the tenant may use, and those that are left of it. */
-  async space(): Promise<{ totalBytes: number; freeBytes: number }> {
-    const disk = this.chunks.space();
+  /** Bytes of what the tenant may use, and those of them that are left for this session: what is promised to others is not. */
+  async space(session: Uint8Array): Promise<{ totalBytes: number; freeBytes: number }> {
     const { bytes: limit } = this.#limits();
-    if (limit === undefined) return disk;
-    const { bytes } = await this.usage();
-    return { totalBytes: Math.min(disk.totalBytes, limit), freeBytes: Math.max(0, Math.min(disk.freeBytes, limit - bytes)) };
+    const used = limit === undefined ? null : await this.usage();
+    const own = this.credits.of(session);
+    const disk = this.chunks.space();
+    const freeOfDisk = Math.max(0, disk.freeBytes - (this.chunks.promised.bytes - own));
+    if (limit === undefined || used === null) return { totalBytes: disk.totalBytes, freeBytes: freeOfDisk };
+    const freeOfLimit = limit - used.bytes - (this.credits.bytes - own);
+    return { totalBytes: Math.min(disk.totalBytes, limit), freeBytes: Math.max(0, Math.min(freeOfDisk, freeOfLimit)) };
   }
 
   /**
