@@ -209,3 +209,44 @@ test("kiseki tenant limit says what is wrong with its arguments", async () => {
   }
   expect(JSON.parse((await limit("--json")).stdout)).toEqual({ tenant: "t", inodes: 6, namespaces: 2 });
 });
+
+test("over the network with the CA: in force at once, df -i shows it, what is used is printed; another CA changes nothing", async () => {
+  const there = await TestNode.start();
+  const mounted = await TestMount.mount(there);
+  const network = ["tenant", "limit", "t", "--data-addr", there.addr, "--ca", join(there.dataDir, "pki")];
+  await runOk("touch", ["a", "b"], { cwd: mounted.path });
+  const set = await run(KISEKI, [...network, "--inodes", "10", "--json"]);
+  expect({ status: set.status, stderr: set.stderr }).toEqual({ status: 0, stderr: "" });
+  expect(JSON.parse(set.stdout)).toEqual({ tenant: "t", inodes: 10, used: { bytes: expect.any(Number), inodes: 3, namespaces: 1 } });
+  const made = await run(
+    "touch",
+    Array.from({ length: 20 }, (_, i) => `file ${i}`),
+    { cwd: mounted.path },
+  );
+  expect(made.stderr).toContain("Disk quota exceeded");
+  expect(readdirSync(mounted.path).length).toBe(9);
+  await until(async () => (await runOk("df", ["--output=iavail", mounted.path])).trim().split("\n")[1]?.trim() === "0");
+  expect((await run(KISEKI, network)).stdout).toMatch(/^t\tbytes \S+ of no limit\tinodes 10 of 10\tnamespaces 1 of no limit\n$/);
+
+  const stranger = await TestNode.start();
+  await stranger.credentials("t");
+  const foreign = await run(KISEKI, [
+    "tenant",
+    "limit",
+    "t",
+    "--data-addr",
+    there.addr,
+    "--ca",
+    join(stranger.dataDir, "pki"),
+    "--inodes",
+    "none",
+  ]);
+  expect({ ...foreign, status: foreign.status !== 0 }).toMatchObject({
+    status: true,
+    stdout: "",
+    stderr: expect.stringMatching(/^kiseki: .+\n$/),
+  });
+  expect((await run(KISEKI, [...network.slice(0, 5), "--inodes", "none"])).status).toBe(2);
+  expect((await run(KISEKI, network)).stdout).toContain("inodes 10 of 10");
+  await mounted.unmount();
+});

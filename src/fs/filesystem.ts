@@ -388,15 +388,16 @@ export class Filesystem implements Vfs {
   }
 
   async #askStatfs(volume: Volume): Promise<StatFs> {
-    const { totalBytes, freeBytes, inodes } = await volume.namespace.shard.statfs();
+    const { totalBytes, freeBytes, inodes, freeInodes } = await volume.namespace.shard.statfs();
     const freeBlocks = Math.floor(freeBytes / STATFS_BLOCK_BYTES);
-    // Inodes take what space there is: as many are free as 4 KiB blocks.
+    // Inodes take what space there is: as many are free as 4 KiB blocks, or as the tenant may still make.
+    const freeFiles = Math.min(freeBlocks, freeInodes ?? freeBlocks);
     const result: StatFs = {
       blockSize: STATFS_BLOCK_BYTES,
       totalBlocks: Math.floor(totalBytes / STATFS_BLOCK_BYTES),
       freeBlocks,
-      totalFiles: inodes + freeBlocks,
-      freeFiles: freeBlocks,
+      totalFiles: inodes + freeFiles,
+      freeFiles,
       nameMax: NAME_MAX_BYTES,
     };
     this.#statfs = { result, atMs: performance.now() };

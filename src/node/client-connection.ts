@@ -12,8 +12,10 @@ import {
 import { inodeOfKey } from "../protocol/record-keys.ts";
 import type { ClientOpName, FrameHandler, FrameSession, HandlerTable, MaybePromise, Reply } from "../transport/frame-server.ts";
 import type { Lanes } from "../transport/lanes.ts";
+import type { PeerRole } from "./authorization.ts";
 import { type Collector, GC_GRACE_SHORT_MS } from "./collector.ts";
 import type { Doorkeeper } from "./doorkeeper.ts";
+import type { LimitsStore } from "./limits.ts";
 import type { PolicyStore } from "./policy-store.ts";
 import type { Session } from "./session.ts";
 import type { Sessions } from "./sessions.ts";
@@ -44,6 +46,7 @@ export interface NodeServices {
     knowsStart(id: Uint8Array): boolean;
     recoveredSince(id: Uint8Array, tenant: string, namespace: string): number | null;
   };
+  readonly limits: Pick<LimitsStore, "of" | "change">;
   /** Destroys the tenant's keys and ends its sessions. Returns how many keys there were. */
   shred(tenant: string): number;
 }
@@ -60,6 +63,7 @@ export class ClientConnection implements FrameHandler {
   readonly #services: NodeServices;
   /** From the certificate; an error where that names no tenant. */
   readonly #tenantName: string | NodeError;
+  readonly #isOperator: boolean;
   #frames: FrameSession | null = null;
   #greeted: Greeted | null = null;
   #closed = false;
@@ -67,9 +71,10 @@ export class ClientConnection implements FrameHandler {
   #isCounted = false;
   readonly #table: HandlerTable;
 
-  constructor(services: NodeServices, tenantName: string | NodeError) {
+  constructor(services: NodeServices, role: PeerRole | NodeError) {
     this.#services = services;
-    this.#tenantName = tenantName;
+    this.#tenantName = role instanceof NodeError ? role : role.tenant;
+    this.#isOperator = !(role instanceof NodeError) && role.isOperator;
     this.#table = this.#operations();
   }
 
@@ -185,7 +190,19 @@ export class ClientConnection implements FrameHandler {
   async #statfs(ns: string): Promise<Reply<"statfs">> {
     const tenant = this.#tenant;
     const { inodes } = await tenant.namespace(ns).shard.usage();
-    return { answer: { ...(await tenant.space(this.#sessionId)), inodes } };
+    return { answer: { ...(await tenant.space(this.#sessionId)), inodes, freeInodes: await tenant.freeInodes() } };
+  }
+
+  /** A tenant may see its limits; only who holds the CA may change them. */
+  async #tenantLimit(change: RequestOf<"tenantLimit">): Promise<Reply<"tenantLimit">> {
+    const tenant = this.#tenant;
+    if (Object.values(change).some((value) => value !== undefined)) {
+      if (!this.#isOperator) throw new NodeError("not_authorized", "a tenant's limits are set by who holds the CA");
+      await this.#services.limits.change(tenant.name, change);
+    }
+    const used = { ...(await tenant.usage()), namespaces: tenant.names().length };
+    const { bytes = null, inodes = null, namespaces = null } = this.#services.limits.of(tenant.name);
+    return { answer: { limits: { bytes, inodes, namespaces }, used } };
   }
 
   #operations(): HandlerTable {
@@ -221,6 +238,7 @@ export class ClientConnection implements FrameHandler {
         answer: { state: await this.#state(this.#tenant, this.#tenant.namespace(ns), new Uint8Array(0)) },
       }),
       statfs: ({ ns }) => this.#statfs(ns),
+      tenantLimit: (request) => this.#tenantLimit(request),
       credit: async ({ bytes, needed }) => ({ answer: await this.#tenant.credit(this.#session, bytes, needed) }),
 
       policyGet: ({ namespaces, workload }) => {

@@ -3,6 +3,7 @@ import { afterEach, beforeEach, describe, expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { issueNode, issueTenant, makeCa } from "../pki/certificates.ts";
+import { issueForTenant } from "../pki/cluster.ts";
 import { encodeRequestFrame } from "../protocol/codec.ts";
 import { NodeError, TransportError } from "../protocol/errors.ts";
 import { type Frame, FrameDecoder } from "../protocol/frame.ts";
@@ -74,6 +75,7 @@ function attacks(ns: string): { [O in ClientRequestOp]: RequestOf<O> } {
     namespaceDelete: { name: ns, force: true },
     namespaceState: { ns },
     statfs: { ns },
+    tenantLimit: { bytes: null, inodes: 1, namespaces: undefined },
     policyGet: { namespaces: [ns], workload: "" },
     gc: { part: CHUNK[0] ?? 0, dryRun: false },
     inoGrant: { ns, count: 10 },
@@ -181,6 +183,26 @@ describe("another tenant", () => {
       raw.connection.send([frame]);
       expect(await raw.closed).toContain("");
     }
+    await expectUnharmed();
+  });
+});
+
+describe("limits", () => {
+  test("a tenant sees its own, and changes none; who holds the CA changes the one tenant's that the certificate names", async () => {
+    const evil = await node.client("evil");
+    const look = { bytes: undefined, inodes: undefined, namespaces: undefined };
+    const before = (await evil.call("tenantLimit", look)).answer;
+    expect(before).toMatchObject({ limits: { bytes: null, inodes: null, namespaces: null } });
+    for (const change of [{ bytes: null }, { inodes: 10 ** 9 }, { namespaces: 0 }]) {
+      expect(await evil.call("tenantLimit", { ...look, ...change }).catch((error) => error)).toMatchObject({ code: "not_authorized" });
+    }
+    const operator = await node.client("evil", { tls: await issueForTenant(join(node.dataDir, "pki"), "evil") });
+    await operator.call("tenantLimit", { ...look, inodes: 1000 });
+    expect((await evil.call("tenantLimit", look)).answer.limits).toEqual({ bytes: null, inodes: 1000, namespaces: null });
+    const victim = await node.client("victim");
+    expect((await victim.call("tenantLimit", look)).answer.limits).toEqual({ bytes: null, inodes: null, namespaces: null });
+    expect(await attack(operator, "private", "get")).toMatchObject({ code: "not_found" });
+    await operator.call("tenantLimit", { ...look, inodes: null });
     await expectUnharmed();
   });
 });

@@ -2,9 +2,11 @@
  * What tenants may store, in DIR/limits.json: { "<tenant>": { bytes, inodes, namespaces } }, each optional. `kiseki tenant limit` writes it beside a
  * running node, which looks at it again when it has changed. A file that can't be read changes nothing: the limits before hold.
  */
-import { readFileSync, renameSync, statSync, writeFileSync } from "node:fs";
+import { readFileSync, statSync } from "node:fs";
 import { z } from "zod";
 import { TENANT_NAME_PATTERN } from "../protocol/limits.ts";
+import { COUNTED, type RequestOf } from "../protocol/messages.ts";
+import { changeFile } from "./change-file.ts";
 
 const count = z.int().nonnegative();
 const limitsSchema = z.strictObject({ bytes: count.optional(), inodes: count.optional(), namespaces: count.optional() });
@@ -32,19 +34,24 @@ export function readLimits(path: string): Record<string, TenantLimits> {
   }
 }
 
-/** Changes one tenant's limits; null takes one away. @throws Error, one line, or the system's */
-export function writeLimits(path: string, tenant: string, change: { [K in keyof TenantLimits]: number | null | undefined }): TenantLimits {
-  const all = readLimits(path);
-  const limits = { ...all[tenant] };
-  for (const key of ["bytes", "inodes", "namespaces"] as const) {
-    const value = change[key];
-    if (value === null) delete limits[key];
-    else if (value !== undefined) limits[key] = value;
-  }
-  if (Object.keys(limits).length === 0) delete all[tenant];
-  else all[tenant] = limits;
-  writeFileSync(`${path}.new`, `${JSON.stringify(all, null, 2)}\n`, { mode: 0o600, flush: true });
-  renameSync(`${path}.new`, path);
+/** Of each: null takes it away, undefined leaves it as it is. */
+export type LimitsChange = RequestOf<"tenantLimit">;
+
+/** Changes one tenant's limits. @throws Error, one line, or the system's */
+export async function changeLimits(path: string, tenant: string, change: LimitsChange): Promise<TenantLimits> {
+  let limits: TenantLimits = {};
+  await changeFile(path, () => {
+    const all = readLimits(path);
+    limits = { ...all[tenant] };
+    for (const what of COUNTED) {
+      const value = change[what];
+      if (value === null) delete limits[what];
+      else if (value !== undefined) limits[what] = value;
+    }
+    if (Object.keys(limits).length === 0) delete all[tenant];
+    else all[tenant] = limits;
+    return `${JSON.stringify(all, null, 2)}\n`;
+  });
   return limits;
 }
 
@@ -63,6 +70,12 @@ export class LimitsStore {
   of(tenant: string): TenantLimits {
     this.#look();
     return this.#limits[tenant] ?? NONE;
+  }
+
+  /** Written and in force when it resolves. @throws as changeLimits */
+  async change(tenant: string, change: LimitsChange): Promise<void> {
+    await changeLimits(this.#path, tenant, change);
+    this.#lookedMs = Number.NEGATIVE_INFINITY;
   }
 
   #look(): void {

@@ -6,7 +6,7 @@ import { MIB, SESSION_ID_BYTES } from "../protocol/limits.ts";
 import { regionKey } from "../protocol/record-keys.ts";
 import type { NodeClient } from "../transport/node-client.ts";
 import { makeDelta } from "./engines/test-delta.ts";
-import { writeLimits } from "./limits.ts";
+import { changeLimits } from "./limits.ts";
 import { TestNode } from "./test-node.ts";
 
 const NS = "default";
@@ -20,7 +20,7 @@ afterEach(async () => await node.stop());
 async function limited(options: Parameters<typeof TestNode.start>[0] = {}): Promise<void> {
   node = await TestNode.start(options);
   await node.client("acme");
-  writeLimits(join(node.dataDir, "limits.json"), "acme", { bytes: LIMIT, inodes: undefined, namespaces: undefined });
+  await changeLimits(join(node.dataDir, "limits.json"), "acme", { bytes: LIMIT, inodes: undefined, namespaces: undefined });
   await Bun.sleep(LIMITS_SEEN_MS);
 }
 

@@ -9,7 +9,7 @@ import { SESSION_TIMEOUT_MS } from "../protocol/limits.ts";
 import { type FrameSession, serveFrames } from "../transport/frame-server.ts";
 import { Lanes } from "../transport/lanes.ts";
 import type { Connection, Listener, TlsIdentity, Transport } from "../transport/transport.ts";
-import { tenantOfPeer } from "./authorization.ts";
+import { type PeerRole, roleOfPeer } from "./authorization.ts";
 import { LocalChunkStore, type SharedDisk } from "./chunks/local.ts";
 import { OpenFiles } from "./chunks/open-files.ts";
 import { ClientConnection, type NodeServices } from "./client-connection.ts";
@@ -75,7 +75,7 @@ export class StorageNode implements NodeServices {
   readonly #engine: SqliteEngine;
   /** Of one more tenant. */
   readonly #disk: () => SharedDisk;
-  readonly #limits: LimitsStore;
+  readonly limits: LimitsStore;
   readonly #tenants: Map<string, Tenant>;
   readonly #arriving = new Map<string, Promise<Tenant>>();
   readonly #connections = new Set<FrameSession>();
@@ -96,7 +96,7 @@ export class StorageNode implements NodeServices {
     lanes: Lanes,
     limits: LimitsStore,
   ) {
-    this.#limits = limits;
+    this.limits = limits;
     this.#disk = disk;
     this.#options = options;
     this.#revoked = new RevokedList(folder.pki);
@@ -226,18 +226,18 @@ export class StorageNode implements NodeServices {
   }
 
   #accept(connection: Connection): void {
-    let tenant: string | NodeError;
+    let role: PeerRole | NodeError;
     try {
-      tenant = tenantOfPeer(connection.peer, this.cluster);
+      role = roleOfPeer(connection.peer, this.cluster);
       if (this.#revoked.has(connection.peer.serial)) {
         this.door.turnedAway(connection.remoteAddress, `its certificate ${connection.peer.serial.toLowerCase()} was revoked`);
-        tenant = new NodeError("not_authorized", "the certificate was revoked");
+        role = new NodeError("not_authorized", "the certificate was revoked");
       }
     } catch (error) {
-      tenant = error instanceof NodeError ? error : new NodeError("not_authorized");
+      role = error instanceof NodeError ? error : new NodeError("not_authorized");
       this.door.turnedAway(connection.remoteAddress, `its certificate ${connection.peer.serial} names no tenant`);
     }
-    const handler = new ClientConnection(this, tenant);
+    const handler = new ClientConnection(this, role);
     let patienceEnds = (): void => {};
     const frames: FrameSession = serveFrames(
       connection,
@@ -319,7 +319,7 @@ export class StorageNode implements NodeServices {
       name,
       this.#engine,
       new LocalChunkStore(this.#folder.chunks(name), this.#folder.aside(name), this.#disk()),
-      () => this.#limits.of(name),
+      () => this.limits.of(name),
     );
     await tenant.createNamespace(DEFAULT_NAMESPACE);
     this.#tenants.set(name, tenant);

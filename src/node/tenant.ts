@@ -222,6 +222,12 @@ export class Tenant {
     return { inodes: sum.inodes, bytes: sum.bytes + chunkBytes };
   }
 
+  /** Inodes that the tenant may still make; null: as many as there is room for. */
+  async freeInodes(): Promise<number | null> {
+    const { inodes: limit } = this.#limits();
+    return limit === undefined ? null : Math.max(0, limit - (await this.usage()).inodes - this.#coming.inodes);
+  }
+
   /** Bytes of what the tenant may use, and those of them that are left for this session: what is promised to others is not. */
   async space(session: Uint8Array): Promise<{ totalBytes: number; freeBytes: number }> {
     const { bytes: limit } = this.#limits();

@@ -19,6 +19,8 @@ const SERVER_AUTH = "1.3.6.1.5.5.7.3.1";
 const CLIENT_AUTH = "1.3.6.1.5.5.7.3.2";
 const DAY_MS = 86_400_000;
 const CA_DAYS = 7_300;
+/** Of a certificate that is made for one command: a day, for clocks that differ. */
+const OPERATOR_DAYS = 1;
 /** Certificates start in the past, for clocks that are a little behind. */
 const BACKDATE_MS = 3_600_000;
 
@@ -112,8 +114,17 @@ export async function issueNode(
 
 /** A tenant's certificate. */
 export async function issueTenant(ca: CertificateAndKey, cluster: string, tenant: string, days: number): Promise<CertificateAndKey> {
-  const names: JsonGeneralName[] = [{ type: "url", value: `spiffe://${cluster}/tenant/${tenant}` }];
-  return await issue(ca, tenant, names, [CLIENT_AUTH], days);
+  return await issue(ca, tenant, [tenantName(cluster, tenant)], [CLIENT_AUTH], days);
+}
+
+/** Of who holds the CA, for one tenant: may also set what a tenant may not set for itself. Made for one command, and not kept. */
+export async function issueOperator(ca: CertificateAndKey, cluster: string, tenant: string): Promise<CertificateAndKey> {
+  const operator: JsonGeneralName = { type: "url", value: `spiffe://${cluster}/operator` };
+  return await issue(ca, tenant, [tenantName(cluster, tenant), operator], [CLIENT_AUTH], OPERATOR_DAYS);
+}
+
+function tenantName(cluster: string, tenant: string): JsonGeneralName {
+  return { type: "url", value: `spiffe://${cluster}/tenant/${tenant}` };
 }
 
 /** From when to when a certificate is valid, and its serial number in hexadecimal. */

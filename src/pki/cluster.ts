@@ -28,7 +28,7 @@ import { dirname, join } from "node:path";
 import { z } from "zod";
 import { TENANT_NAME_PATTERN } from "../protocol/limits.ts";
 import type { TlsIdentity } from "../transport/transport.ts";
-import { type CertificateAndKey, describeCertificate, issueNode, issueTenant, makeCa } from "./certificates.ts";
+import { type CertificateAndKey, describeCertificate, issueNode, issueOperator, issueTenant, makeCa } from "./certificates.ts";
 
 const NODE_DAYS = 825;
 const DAY_MS = 86_400_000;
@@ -214,13 +214,11 @@ function readTenant(path: string): TenantRecord {
   return parsed.data;
 }
 
-/** A certificate for a tenant that exists, to act for it within the day. @throws PkiError where it doesn't */
-export async function issueToTenant(folder: string, tenant: string): Promise<TlsIdentity> {
+/** For one command: a certificate that lets the CA's holder act for a tenant that exists, and set its limits. @throws PkiError where it doesn't exist */
+export async function issueForTenant(folder: string, tenant: string): Promise<TlsIdentity> {
   const { cluster, ca } = readCluster(folder);
-  if (!TENANT_NAME_PATTERN.test(tenant) || !existsSync(join(folder, "tenants", `${tenant}.json`))) {
-    throw new PkiError(`no tenant ${tenant} was made with this CA; see: kiseki tenant list --ca ${folder}`);
-  }
-  return { ca: ca.cert, ...(await issueTenant(ca, cluster, tenant, 1)) };
+  tenantRecord(folder, tenant);
+  return { ca: ca.cert, ...(await issueOperator(ca, cluster, tenant)) };
 }
 
 /** Puts a tenant's record in the place of the one before. */

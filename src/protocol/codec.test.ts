@@ -10,6 +10,8 @@ import { anyPolicy } from "./test-policy.ts";
 
 const bytes = (minLength: number, maxLength: number) => fc.uint8Array({ minLength, maxLength });
 const count = fc.maxSafeNat();
+const limit = fc.oneof(count, fc.constant(null));
+const change = fc.oneof(limit, fc.constant(undefined));
 const signed = fc.maxSafeInteger();
 const ns = fc.constantFrom("default", "a", "a-b.c_d", `a${"b".repeat(62)}c`);
 const ino = fc.integer({ min: 1, max: INO_MAX });
@@ -81,7 +83,10 @@ const arbitraries: { [O in OpName]: { request: fc.Arbitrary<RequestOf<O>>; answe
   namespaceCreate: { request: fc.record({ name: ns }), answer: nothing },
   namespaceDelete: { request: fc.record({ name: ns, force: fc.boolean() }), answer: nothing },
   namespaceState: { request: fc.record({ ns }), answer: fc.record({ state: namespaceState }) },
-  statfs: { request: fc.record({ ns }), answer: fc.record({ totalBytes: count, freeBytes: count, inodes: count }) },
+  statfs: {
+    request: fc.record({ ns }),
+    answer: fc.record({ totalBytes: count, freeBytes: count, inodes: count, freeInodes: fc.oneof(count, fc.constant(null)) }),
+  },
   gc: {
     request: fc.record({ part: fc.integer({ min: 0, max: 255 }), dryRun: fc.boolean() }),
     answer: fc.record({ chunks: count, bytes: count, freedChunks: count, freedBytes: count, keptChunks: count, keptBytes: count }),
@@ -131,6 +136,13 @@ const arbitraries: { [O in OpName]: { request: fc.Arbitrary<RequestOf<O>>; answe
   sync: { request: fc.record({ ns }), answer: fc.record({ seq: count }) },
   leaseRelease: { request: fc.record({ ns, inos: few(ino) }), answer: nothing },
   recall: { request: fc.record({ ns, inos: few(ino) }), answer: nothing },
+  tenantLimit: {
+    request: fc.record({ bytes: change, inodes: change, namespaces: change }),
+    answer: fc.record({
+      limits: fc.record({ bytes: limit, inodes: limit, namespaces: limit }),
+      used: fc.record({ bytes: count, inodes: count, namespaces: count }),
+    }),
+  },
   credit: { request: fc.record({ bytes: count, needed: count }), answer: fc.record({ granted: count, overQuota: fc.boolean() }) },
   chunkPut: { request: fc.record({ id }), answer: fc.record({ existed: fc.boolean() }) },
   chunkRelease: { request: fc.record({ ids: few(id) }), answer: nothing },

@@ -29,6 +29,7 @@ import {
   text,
   tuple,
 } from "./codec-fields.ts";
+import { decodeLimit, encodeLimit, tenantLimitCodec } from "./codec-limits.ts";
 import { packMessage, unpackMessage } from "./codec-msgpack.ts";
 import { decodePolicy, encodePolicy } from "./codec-policy.ts";
 import { decodeNamespaceState, decodeStore, encodeNamespaceState, encodeStore } from "./codec-store.ts";
@@ -165,13 +166,20 @@ const codecs: { readonly [O in OpName]: OpCodec<RequestOf<O>, AnswerOf<O>> } = {
   statfs: {
     encodeRequest: (r) => [namespace(r.ns)],
     decodeRequest: (f) => ({ ns: namespace(tuple(f, 1, "statfs")[0]) }),
-    encodeAnswer: (a) => [count(a.totalBytes, "totalBytes"), count(a.freeBytes, "freeBytes"), count(a.inodes, "inodes")],
+    encodeAnswer: (a) => [
+      count(a.totalBytes, "totalBytes"),
+      count(a.freeBytes, "freeBytes"),
+      count(a.inodes, "inodes"),
+      encodeLimit(a.freeInodes, "freeInodes"),
+    ],
     decodeAnswer: (f) => ({
-      totalBytes: count(tuple(f, 3, "statfs answer")[0], "totalBytes"),
+      totalBytes: count(tuple(f, 4, "statfs answer")[0], "totalBytes"),
       freeBytes: count(f[1], "freeBytes"),
       inodes: count(f[2], "inodes"),
+      freeInodes: decodeLimit(f[3], "freeInodes"),
     }),
   },
+  tenantLimit: tenantLimitCodec,
   credit: {
     encodeRequest: (r) => [count(r.bytes, "bytes"), count(r.needed, "needed")],
     decodeRequest: (f) => ({ bytes: count(tuple(f, 2, "credit")[0], "bytes"), needed: count(f[1], "needed") }),

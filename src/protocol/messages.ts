@@ -25,6 +25,7 @@ export const Op = {
   policyGet: 24,
   gc: 25,
   credit: 27,
+  tenantLimit: 28,
   inoGrant: 30,
   get: 31,
   inode: 32,
@@ -205,6 +206,10 @@ export interface GcReport {
   keptBytes: number;
 }
 
+/** What a tenant's limits count. */
+export const COUNTED = ["bytes", "inodes", "namespaces"] as const;
+export type Counted = (typeof COUNTED)[number];
+
 /** Requests and answers by operation. `body` is the raw part of the frame. */
 export interface Messages {
   hello: {
@@ -237,7 +242,12 @@ export interface Messages {
   namespaceDelete: { request: { name: string; force: boolean }; answer: Record<string, never> };
   /** How far the namespace is now; `recoveredSeq` is `seq`. */
   namespaceState: { request: { ns: string }; answer: { state: NamespaceState } };
-  statfs: { request: { ns: string }; answer: { totalBytes: number; freeBytes: number; inodes: number } };
+  statfs: { request: { ns: string }; answer: { totalBytes: number; freeBytes: number; inodes: number; freeInodes: number | null } };
+  /** Changes what the tenant may store (null: no limit; undefined: as it is), which needs a certificate of who holds the CA; answers with what holds. */
+  tenantLimit: {
+    request: Record<Counted, number | null | undefined>;
+    answer: { limits: Record<Counted, number | null>; used: Record<Counted, number> };
+  };
   /**
    * From now on the session holds `bytes` of credit, or fewer where fewer are free (never fewer than it held, unless it asks for fewer): what it
    * puts and commits uses it up, and it counts as used for all others. `needed`: with fewer than these it can't go on; near the end of the space it

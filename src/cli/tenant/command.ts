@@ -77,16 +77,20 @@ export function registerTenant(program: Command): void {
     });
   tenant
     .command("limit")
-    .description("limit what a tenant may store, or, without an option, print its limits; a running node obeys within a second")
+    .description(
+      "limit what a tenant may store, or, without an option, print its limits (over the network also what it uses); a running node obeys within a second",
+    )
     .argument("<name>")
-    .requiredOption("--data-dir <dir>", "the storage node's data folder")
+    .option("--data-dir <dir>", "the storage node's data folder, on its host")
+    .addOption(new Option("--data-addr <host:port>", "storage nodes, comma-separated; with --ca").env("KISEKI_DATA_ADDR"))
+    .option("--ca <dir>", "the pki folder of a storage node: whoever has it may set limits over the network")
     .option("--bytes <size>", "of chunks, each stored once, and records: 10T, or none for no limit")
     .option("--inodes <n>", "files and folders of all namespaces: 50M, or none")
     .option("--namespaces <n>", "namespaces: 100, or none")
     .option("--json", "print JSON")
     .action(async (name: string, options: TenantLimitOptions) => {
       const { limitTenantCommand } = await import("./limit.ts");
-      limitTenantCommand(name, options);
+      await limitTenantCommand(name, options);
     });
   tenant
     .command("passphrase")

@@ -34,7 +34,9 @@ export interface TenantRotateOptions extends NodeOptions {
 
 /** As given on the command line. */
 export interface TenantLimitOptions {
-  readonly dataDir: string;
+  readonly dataDir?: string;
+  readonly dataAddr?: string;
+  readonly ca?: string;
   readonly bytes?: string;
   readonly inodes?: string;
   readonly namespaces?: string;

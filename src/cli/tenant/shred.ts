@@ -3,7 +3,7 @@ import { closeSync, openSync, readSync, writeSync } from "node:fs";
 import { resolve } from "node:path";
 import { formatAddress, parseAddresses } from "../../config/address.ts";
 import { readTenantIdentity } from "../../crypto/credentials.ts";
-import { issueToTenant, recordShredded } from "../../pki/cluster.ts";
+import { issueForTenant, recordShredded } from "../../pki/cluster.ts";
 import { CommandError, ExitStatus } from "../../process/failure.ts";
 import { NodeError } from "../../protocol/errors.ts";
 import type { TlsIdentity } from "../../transport/transport.ts";
@@ -40,7 +40,7 @@ async function identityOf(name: string, { ca, credentials }: TenantShredOptions)
   if ((ca === undefined) === (credentials === undefined)) {
     throw new CommandError(ExitStatus.usage, "give either --ca DIR, the pki folder of a storage node, or --credentials FILE of the tenant");
   }
-  if (credentials === undefined) return await issueToTenant(resolve(ca ?? ""), name).catch(withPki<never>);
+  if (credentials === undefined) return await issueForTenant(resolve(ca ?? ""), name).catch(withPki<never>);
   const identity = await readTenantIdentity(credentials);
   if (identity.tenant !== name) {
     throw new CommandError(ExitStatus.notAuthorized, `${credentials}: the credentials of tenant ${identity.tenant}, not of ${name}`);

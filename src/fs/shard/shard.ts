@@ -279,7 +279,7 @@ export class Shard {
     this.#calls.call("namespaceState", { ns: this.name }).catch(() => undefined);
   }
 
-  async statfs(): Promise<{ totalBytes: number; freeBytes: number; inodes: number }> {
+  async statfs(): Promise<AnswerOf<"statfs">> {
     return (await this.#call("statfs", { ns: this.name })).answer;
   }
 
