@@ -6,8 +6,10 @@
  * A chunk goes when no record has referred to it, and nobody has put it, for the grace period, and no session holds it. The grace period is for
  * readers that were told of the chunk before its record was changed; on a disk that is nearly full it is short.
  */
+
+import { CHUNK_PARTS } from "../protocol/limits.ts";
 import type { GcReport } from "../protocol/messages.ts";
-import { CHUNK_PARTS, type ChunkInfo } from "./chunks/chunk-store.ts";
+import type { ChunkInfo } from "./chunks/chunk-store.ts";
 import { chunkName } from "./engines/chunk-list.ts";
 import type { Tenant } from "./tenant.ts";
 

@@ -1,7 +1,7 @@
 /** Collects the chunks of a data folder that nothing refers to. The node must not run meanwhile. */
 import { existsSync } from "node:fs";
+import { CHUNK_PARTS } from "../protocol/limits.ts";
 import type { GcReport } from "../protocol/messages.ts";
-import { CHUNK_PARTS } from "./chunks/chunk-store.ts";
 import { Collector, RETURN_PUT_MS } from "./collector.ts";
 import { DataFolder } from "./data-folder.ts";
 import { SqliteEngine } from "./engines/sqlite.ts";

@@ -1,6 +1,6 @@
 /** Reads every record and every chunk of a data folder and reports what is damaged. The node must not run meanwhile. */
 import { existsSync } from "node:fs";
-import { CHUNK_PARTS } from "./chunks/chunk-store.ts";
+import { CHUNK_PARTS } from "../protocol/limits.ts";
 import { DataFolder } from "./data-folder.ts";
 import { chunkName } from "./engines/chunk-list.ts";
 import { SqliteEngine } from "./engines/sqlite.ts";

@@ -37,6 +37,7 @@ import { NodeError, ProtocolError } from "./errors.ts";
 import { FLAG_ANSWER, FLAG_ERROR, finishFrame } from "./frame.ts";
 import {
   ANSWER_RECORDS_MAX,
+  CHUNK_PARTS,
   CHUNK_RELEASE_MAX,
   GET_KEYS_MAX,
   HELLO_NAMESPACES_MAX,
@@ -187,8 +188,8 @@ const codecs: { readonly [O in OpName]: OpCodec<RequestOf<O>, AnswerOf<O>> } = {
     decodeAnswer: (f) => ({ granted: count(tuple(f, 2, "credit answer")[0], "granted"), overQuota: flag(f[1], "overQuota") }),
   },
   gc: {
-    encodeRequest: (r) => [integer(r.part, 0, 255, "part"), flag(r.dryRun, "dryRun")],
-    decodeRequest: (f) => ({ part: integer(tuple(f, 2, "gc")[0], 0, 255, "part"), dryRun: flag(f[1], "dryRun") }),
+    encodeRequest: (r) => [integer(r.part, 0, CHUNK_PARTS - 1, "part"), flag(r.dryRun, "dryRun")],
+    decodeRequest: (f) => ({ part: integer(tuple(f, 2, "gc")[0], 0, CHUNK_PARTS - 1, "part"), dryRun: flag(f[1], "dryRun") }),
     encodeAnswer: (a) => GC_FIELDS.map((field) => count(a[field], field)),
     decodeAnswer: (f) => {
       const values = tuple(f, GC_FIELDS.length, "gc answer");

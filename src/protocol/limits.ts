@@ -11,6 +11,8 @@ export const BLOCK_BYTES = 64 * KIB;
 export const TAG_BYTES = 16;
 /** A chunk id is an HMAC-SHA256: crypto/chunk-seal.ts. */
 export const CHUNK_ID_BYTES = 32;
+/** Chunks are listed, and collected, in this many parts: by the first byte of their ids. */
+export const CHUNK_PARTS = 256;
 /** Clear header in front of a sealed chunk; see crypto/chunk-seal.ts. */
 export const CHUNK_HEADER_BYTES = 32;
 /** A whole sealed chunk: header, blocks, one tag a block. */

@@ -2,13 +2,11 @@
 import { resolve } from "node:path";
 import { gcDataFolder } from "../../node/gc-folder.ts";
 import { CommandError, ExitStatus } from "../../process/failure.ts";
+import { CHUNK_PARTS } from "../../protocol/limits.ts";
 import type { GcReport } from "../../protocol/messages.ts";
 import { humanBytes, humanCount } from "../shared/quantities.ts";
 import { withNode } from "../shared/with-node.ts";
 import type { GcOptions } from "./options.ts";
-
-/** Chunks are searched in this many parts, by the first byte of their ids. */
-const PARTS = 256;
 
 const NOTHING: GcReport = { chunks: 0, bytes: 0, freedChunks: 0, freedBytes: 0, keptChunks: 0, keptBytes: 0 };
 
@@ -29,7 +27,7 @@ export async function gcCommand(options: GcOptions): Promise<void> {
     throw new CommandError(ExitStatus.usage, "give --data-dir DIR of a stopped node, or --data-addr HOST:PORT of a running one");
   await withNode({ ...options, dataAddr }, async (client, tenant) => {
     let all = NOTHING;
-    for (let part = 0; part < PARTS; part++) all = sum(all, (await client.call("gc", { part, dryRun })).answer);
+    for (let part = 0; part < CHUNK_PARTS; part++) all = sum(all, (await client.call("gc", { part, dryRun })).answer);
     print(tenant, all, options);
   });
 }

@@ -5,9 +5,6 @@
 import type { MaybePromise } from "../engines/engine.ts";
 import type { PromisedBytes } from "../space-credits.ts";
 
-/** Chunks are listed in this many parts, by the first byte of their ids. */
-export const CHUNK_PARTS = 256;
-
 export interface ChunkInfo {
   id: Uint8Array;
   /** As sealed. */

@@ -1,5 +1,5 @@
 /** How many bytes the files of a chunk store have: counted once, part by part, while puts and deletes go on, and kept from then on. */
-import { CHUNK_PARTS } from "./chunk-store.ts";
+import { CHUNK_PARTS } from "../../protocol/limits.ts";
 
 /** A part in which something is being changed is looked at again after this. */
 const BUSY_RETRY_MS = 5;

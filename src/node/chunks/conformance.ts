@@ -1,7 +1,7 @@
 /** What every chunk store promises, as tests. Called by each store's own test file. */
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
-import { SEALED_CHUNK_MAX_BYTES } from "../../protocol/limits.ts";
-import { CHUNK_PARTS, type ChunkInfo, type ChunkStore } from "./chunk-store.ts";
+import { CHUNK_PARTS, SEALED_CHUNK_MAX_BYTES } from "../../protocol/limits.ts";
+import type { ChunkInfo, ChunkStore } from "./chunk-store.ts";
 
 export interface ChunkStoreFixture {
   open(): ChunkStore;

@@ -10,7 +10,7 @@ import { existsSync, mkdirSync, readdirSync, rmSync, statfsSync, statSync } from
 import { readdir, stat, unlink, utimes } from "node:fs/promises";
 import { join } from "node:path";
 import { NodeError } from "../../protocol/errors.ts";
-import { CHUNK_HEADER_BYTES, CHUNK_ID_BYTES, MIB, SEALED_CHUNK_MAX_BYTES, TAG_BYTES } from "../../protocol/limits.ts";
+import { CHUNK_HEADER_BYTES, CHUNK_ID_BYTES, CHUNK_PARTS, MIB, SEALED_CHUNK_MAX_BYTES, TAG_BYTES } from "../../protocol/limits.ts";
 import { giveBuffer, takeBuffer } from "../../transport/buffer-pool.ts";
 import type { TenantSlots } from "../disk-slots.ts";
 import { chunkName } from "../engines/chunk-list.ts";
@@ -18,7 +18,7 @@ import type { MaybePromise } from "../engines/engine.ts";
 import { syncFolder } from "../engines/file-sync.ts";
 import { toNodeError } from "../engines/sqlite-errors.ts";
 import type { PromisedBytes } from "../space-credits.ts";
-import { CHUNK_PARTS, type ChunkInfo, type ChunkPart, type ChunkStore } from "./chunk-store.ts";
+import type { ChunkInfo, ChunkPart, ChunkStore } from "./chunk-store.ts";
 import { ChunkUsage } from "./chunk-usage.ts";
 import { ChunkWriter } from "./chunk-writer.ts";
 import { OpenFiles } from "./open-files.ts";

@@ -26,7 +26,7 @@ export interface ClosableShard extends Shard {
 /** The shards of one engine that are open at a time. */
 export class OpenShards {
   readonly #max: number;
-  /** The least recently used first, as of the last look. */
+  /** In no order: who is to be closed is found by when it was last used. */
   readonly #open = new Set<LazyShard>();
   readonly #timer: ReturnType<typeof setInterval>;
   /** Rises from look to look: when a shard was last used. */
