@@ -93,12 +93,12 @@ const ATTACKS: Record<string, Attack> = {
       }),
     );
   },
-  "durable deltas of 6 MiB": async (signal, connectAs) => {
+  "durable deltas of 3 MiB": async (signal, connectAs) => {
     const clients = await Promise.all(Array.from({ length: 8 }, connectAs));
     await flood(signal, clients, 4, (client) =>
       commit(client, {
         durable: true,
-        puts: Array.from({ length: 6 }, (_, i) => ({ key: inodeKey(1_000 + i), link: 0, chunks: [], value: value(MIB) })),
+        puts: Array.from({ length: 3 }, (_, i) => ({ key: inodeKey(1_000 + i), link: 0, chunks: [], value: value(MIB) })),
       }),
     );
   },

@@ -18,7 +18,7 @@ import {
   tuple,
 } from "./codec-fields.ts";
 import { ProtocolError } from "./errors.ts";
-import { COMMIT_ITEMS_MAX, LEASE_INOS_MAX, RECORD_CHUNKS_MAX } from "./limits.ts";
+import { COMMIT_CHUNKS_MAX, COMMIT_ITEMS_MAX, COMMIT_VALUES_MAX_BYTES, LEASE_INOS_MAX, RECORD_CHUNKS_MAX } from "./limits.ts";
 import type { Bump, Check, CommitResult, Delta, Put } from "./messages.ts";
 
 const CHECK_VERSION = 0;
@@ -96,7 +96,21 @@ function checkDeltaSize(size: number): void {
   if (size > COMMIT_ITEMS_MAX) throw new ProtocolError(`commit: ${size} items, at most ${COMMIT_ITEMS_MAX} allowed`);
 }
 
+/** So do these. */
+function checkPuts(puts: readonly Put[]): void {
+  let bytes = 0;
+  let chunks = 0;
+  for (const put of puts) {
+    bytes += put.value.length;
+    chunks += put.chunks.length;
+  }
+  if (bytes > COMMIT_VALUES_MAX_BYTES)
+    throw new ProtocolError(`commit: ${bytes} bytes in its records, at most ${COMMIT_VALUES_MAX_BYTES} allowed`);
+  if (chunks > COMMIT_CHUNKS_MAX) throw new ProtocolError(`commit: ${chunks} references to chunks, at most ${COMMIT_CHUNKS_MAX} allowed`);
+}
+
 export function encodeDelta(d: Delta): unknown[] {
+  checkPuts(d.puts);
   checkDeltaSize(d.checks.length + d.puts.length + d.deletes.length + d.deletePrefixes.length + d.bumps.length);
   return [
     count(d.id, "delta id"),
@@ -119,11 +133,13 @@ export function decodeDelta(input: unknown): Delta {
   const deletePrefixes = items(t[5], COMMIT_ITEMS_MAX, "delete prefixes");
   const bumps = items(t[6], COMMIT_ITEMS_MAX, "bumps");
   checkDeltaSize(checks.length + puts.length + deletes.length + deletePrefixes.length + bumps.length);
+  const decodedPuts = each(puts, decodePut);
+  checkPuts(decodedPuts);
   return {
     id: count(t[0], "delta id"),
     answeredBelow: count(t[1], "answeredBelow"),
     checks: each(checks, decodeCheck),
-    puts: each(puts, decodePut),
+    puts: decodedPuts,
     deletes: each(deletes, key),
     deletePrefixes: each(deletePrefixes, key),
     bumps: each(bumps, decodeBump),

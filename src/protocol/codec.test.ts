@@ -4,7 +4,7 @@ import { Packr } from "msgpackr/pack";
 import { decodeAnswer, decodeError, decodeRequest, encodeAnswerFrame, encodeErrorFrame, encodeRequestFrame } from "./codec.ts";
 import { NodeError, ProtocolError } from "./errors.ts";
 import { FRAME_FIXED_BYTES } from "./frame.ts";
-import { COMMIT_ITEMS_MAX, INO_GRANT_MAX, INO_MAX, RECORD_KEY_MAX_BYTES, RECORD_MAX_BYTES, SEALED_CHUNK_MAX_BYTES } from "./limits.ts";
+import { COMMIT_ITEMS_MAX, INO_GRANT_MAX, INO_MAX, MIB, RECORD_KEY_MAX_BYTES, RECORD_MAX_BYTES, SEALED_CHUNK_MAX_BYTES } from "./limits.ts";
 import { type AnswerOf, type Delta, NODE_ERRORS, Op, type OpName, PROTOCOL_VERSION, type RequestOf } from "./messages.ts";
 import { anyPolicy } from "./test-policy.ts";
 
@@ -224,8 +224,13 @@ test("fields beyond a limit are refused before anything is sent", () => {
 test("a commit as large as the limits allow goes through", () => {
   const chunks = Array.from({ length: 16_384 }, () => new Uint8Array(32));
   const put = { key: new Uint8Array(18), link: 0, chunks, value: new Uint8Array(RECORD_MAX_BYTES) };
-  const message = { ns: "a", delta: { ...emptyDelta, puts: [put, put, put] } };
+  const more = { ...put, value: new Uint8Array(MIB) };
+  const message = { ns: "a", delta: { ...emptyDelta, puts: [put, more] } };
   expect(decodeRequest("commit", headerOf(encodeRequestFrame("commit", 1, message)))).toEqual(message);
+  // What would hold up everybody else for too long is refused.
+  const tooMuch = (puts: (typeof put)[]) => () => encodeRequestFrame("commit", 1, { ns: "a", delta: { ...emptyDelta, puts } });
+  expect(tooMuch([put, put])).toThrow("bytes in its records");
+  expect(tooMuch([put, more, { ...more, chunks: [new Uint8Array(32)], value: new Uint8Array(1) }])).toThrow("references to chunks");
 });
 
 test("bytes that no encoder makes are a ProtocolError, and nothing else", () => {

@@ -26,6 +26,15 @@ export const RECORD_KEY_MAX_BYTES = 64;
 export const RECORD_CHUNKS_MAX = 16_384;
 /** Checks, puts, deletes and bumps of one commit together: bounds a transaction's time, 10 us for each. */
 export const COMMIT_ITEMS_MAX = 1_024;
+/**
+ * What the records of one commit come to: a transaction can't be interrupted for others. Bytes of their values (of one record, and what a client
+ * gathered before it): some 10 ms. References to chunks: as many as two regions can have, some 60 ms; with chunks of 4 MiB a region has 16.
+ */
+export const COMMIT_VALUES_MAX_BYTES = RECORD_MAX_BYTES + 1.25 * MIB;
+export const COMMIT_CHUNKS_MAX = 2 * RECORD_CHUNKS_MAX;
+/** A client begins another commit from here on. */
+export const COMMIT_TARGET_BYTES = MIB;
+export const COMMIT_TARGET_CHUNKS = 1_024;
 /** Keys of one get: 3 us for each. */
 export const GET_KEYS_MAX = 1_024;
 /** Records in one answer to get, range or list. */

@@ -8,7 +8,7 @@ import { type Frame, FrameDecoder, REQUEST_ID_MAX } from "../protocol/frame.ts";
 import { CHUNK_MAX_BYTES, FRAME_BODY_MAX_BYTES, FRAME_HEADER_MAX_BYTES, HELLO_PART_MAX_BYTES, IN_FLIGHT_MAX } from "../protocol/limits.ts";
 import type { AnswerOf, NodeErrorCode, OpName, RequestOf } from "../protocol/messages.ts";
 import { giveBuffer, takeBuffer } from "./buffer-pool.ts";
-import type { Lane } from "./lanes.ts";
+import type { Lane, LaneReader } from "./lanes.ts";
 import type { Connection } from "./transport.ts";
 
 export type MaybePromise<T> = T | Promise<T>;
@@ -100,6 +100,15 @@ class FrameServer implements FrameSession {
   #heldBytes = 0;
   /** Its tenant's requests take as much memory as they may. */
   #lacksMemory = false;
+  /** Its lane has used up its turn, by what was received and sent too. */
+  #spent = false;
+  readonly #reader: LaneReader = {
+    setSpent: (spent) => {
+      this.#spent = spent;
+      if (spent) this.#setPaused(true);
+      else if (!this.#closed) this.#startWaiting();
+    },
+  };
   readonly #onMemory = (): void => {
     this.#lacksMemory = false;
     if (!this.#closed) this.#startWaiting();
@@ -163,6 +172,7 @@ class FrameServer implements FrameSession {
 
   greeted(lane?: Lane): void {
     this.#lane = lane ?? null;
+    if (!this.#closed) lane?.addReader(this.#reader);
     this.#decoder.headerMaxBytes = FRAME_HEADER_MAX_BYTES;
     this.#decoder.bodyMaxBytes = FRAME_BODY_MAX_BYTES;
   }
@@ -174,6 +184,7 @@ class FrameServer implements FrameSession {
 
   #push(bytes: Uint8Array): void {
     if (this.#closed) return;
+    this.#lane?.transferred(bytes.length);
     try {
       this.#decoder.push(bytes);
     } catch (error) {
@@ -288,6 +299,8 @@ class FrameServer implements FrameSession {
     if (!this.#closed) {
       const parts = this.#encodeReply(frame.op as ClientOpName, frame.requestId, reply, error);
       const room = this.connection.send(parts, reply?.onTaken);
+      const unsent = this.connection.acceptedBytes - this.connection.writtenBytes;
+      if (unsent > 0) this.#lane?.transferred(Math.min(unsent, byteLength(parts)));
       if (room !== undefined && !this.#congested) {
         this.#congested = true;
         this.#setPaused(true);
@@ -350,7 +363,7 @@ class FrameServer implements FrameSession {
       this.#starting = false;
     }
     if (next > 0) this.#waiting.splice(0, next);
-    if (this.#waiting.length === 0 && !this.#congested && !this.#lacksMemory) this.#setPaused(false);
+    if (this.#waiting.length === 0 && !this.#congested && !this.#lacksMemory && !this.#spent) this.#setPaused(false);
   }
 
   #setPaused(paused: boolean): void {
@@ -363,6 +376,7 @@ class FrameServer implements FrameSession {
   #onClose(reason: string): void {
     this.#closed = true;
     this.#lane?.cancel(this.#turn);
+    this.#lane?.removeReader(this.#reader);
     this.#lane?.release(this.#heldBytes, this.#onMemory);
     this.#heldBytes = 0;
     this.#waiting = [];
@@ -373,4 +387,10 @@ class FrameServer implements FrameSession {
     this.#calls.clear();
     this.#handler.onClose?.(reason);
   }
+}
+
+function byteLength(parts: readonly Uint8Array[]): number {
+  let bytes = 0;
+  for (const part of parts) bytes += part.length;
+  return bytes;
 }

@@ -29,8 +29,8 @@ const REGIONS_PER_DELTA = 1_000;
 const REGIONS_PER_CLEAR = 512;
 /** Region records read at once when walking a file's regions. */
 const REGIONS_PER_WALK = 8;
-/** One copy_file_range call copies at most this much: bounds the delta. The caller goes on with the rest. */
-export const COPY_MAX_BYTES = 1024 * 1024 * 1024;
+/** One copy_file_range call copies at most this much, which changes two regions: bounds the delta (COMMIT_CHUNKS_MAX). The caller goes on with the rest. */
+export const COPY_MAX_BYTES = REGION_BYTES;
 
 /** Sets a file's size, with whatever else a setattr brings. The caller holds the inode's lock. */
 export async function truncate(namespace: Namespace, writer: FileWriter, inode: Inode, caller: Caller, change: SetAttr): Promise<void> {

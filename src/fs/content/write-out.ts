@@ -3,6 +3,7 @@
  * them visible, in one delta (several only when a flush touches hundreds of regions).
  */
 import type { ChunkRef } from "../../crypto/chunk-seal.ts";
+import { COMMIT_TARGET_BYTES, COMMIT_TARGET_CHUNKS } from "../../protocol/limits.ts";
 import { regionKey } from "../../protocol/record-keys.ts";
 import type { DirtyLayer } from "../inodes/file-content.ts";
 import type { Inode } from "../inodes/inode.ts";
@@ -22,9 +23,8 @@ import { loadRegionList } from "./file-reader.ts";
 
 /** A region holds at most this many bytes inline: an append of a few hundred bytes is then one small commit, and a small file one record. */
 const INLINE_MAX_BYTES = 32 * 1024;
-/** Regions committed by one delta, and the bytes of their records: stay below COMMIT_ITEMS_MAX and FRAME_HEADER_MAX_BYTES. */
+/** Regions committed by one delta: stay below COMMIT_ITEMS_MAX. */
 const REGIONS_PER_DELTA = 512;
-const DELTA_TARGET_BYTES = 4 * 1024 * 1024;
 /** Other mounts may commit to the same file in between; each time the bytes are laid over what they wrote. */
 const CONFLICTS_MAX = 64;
 
@@ -148,15 +148,17 @@ async function commitFrozen(
     const puts: PlainPut[] = [];
     const some = new Map<number, StoredMap>();
     let bytes = 0;
+    let chunks = 0;
     let allocated = inode.stored.allocated;
     const generation = nextGeneration(inode.stored.generation);
     for (const region of left) {
-      if (some.size >= REGIONS_PER_DELTA || bytes >= DELTA_TARGET_BYTES) break;
+      if (some.size >= REGIONS_PER_DELTA || bytes >= COMMIT_TARGET_BYTES || chunks >= COMMIT_TARGET_CHUNKS) break;
       const before = content.storedRegion(region);
       const after = mergeRegion(before, frozen.regions.get(region) as DirtyMap);
       const put = regionPut(inode, region, after, generation);
       puts.push(put);
       bytes += put.plaintext.length;
+      chunks += put.chunks?.length ?? 0;
       allocated += after.coveredBytes - before.coveredBytes;
       some.set(region, after);
     }

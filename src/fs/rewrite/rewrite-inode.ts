@@ -5,10 +5,12 @@
  * begin again from the newer state. A region whose chunks were moved is written like any other change of content, with a new generation, so that
  * mounts forget which chunks they knew; what says the same as before keeps its generation, and mounts keep what they have.
  */
+
 import type { FileId } from "../../crypto/file-id.ts";
 import { IntegrityError } from "../../crypto/integrity-error.ts";
 import { carriedFileId, openRecord } from "../../crypto/record-seal.ts";
 import { NodeError } from "../../protocol/errors.ts";
+import { COMMIT_TARGET_BYTES } from "../../protocol/limits.ts";
 import type { Check, StoredRecord } from "../../protocol/messages.ts";
 import { inodeKey, inodePrefix, isAttrKey, isRegionKey, prefixEnd, regionOfKey } from "../../protocol/record-keys.ts";
 import { type ChunkSource, decodeRegion, encodeRegion, type StoredMap } from "../records/composition.ts";
@@ -25,9 +27,8 @@ import {
 import type { PlainPut } from "../shard/shard.ts";
 import { afterKey, commitMoved, isOldRecord, type KeyedRecord, pages, type RewriteTools } from "./rewrite-tools.ts";
 
-/** A delta ends after so many records, so many bytes of them, or so many bytes of moved chunks: what was moved is not lost when the rewrite ends. */
+/** A delta ends after so many records, or so many bytes of moved chunks: what was moved is not lost when the rewrite ends. */
 const RECORDS_PER_DELTA = 256;
-const DELTA_TARGET_BYTES = 1024 * 1024;
 const CHUNK_BYTES_PER_DELTA = 64 * 1024 * 1024;
 /** So often in a row a mount may be faster; the waits between come to some 3 s. */
 const CONFLICTS_MAX = 16;
@@ -141,7 +142,7 @@ async function collect(
   const attributesAreOld = isOldRecord(keys, record);
   for await (const page of pages(tools, from, prefixEnd(inodePrefix(number)) as Uint8Array)) {
     for (const item of page) {
-      if (batch.puts.length >= RECORDS_PER_DELTA || batch.bytes >= DELTA_TARGET_BYTES || batch.chunkBytes >= CHUNK_BYTES_PER_DELTA)
+      if (batch.puts.length >= RECORDS_PER_DELTA || batch.bytes >= COMMIT_TARGET_BYTES || batch.chunkBytes >= CHUNK_BYTES_PER_DELTA)
         return batch;
       batch.next = afterKey(item.key);
       if (isAttrKey(item.key)) continue;

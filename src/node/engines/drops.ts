@@ -6,13 +6,13 @@
  * Only region records (a file's extents) are deleted so: no others refer to chunks.
  */
 import { isRegionKey, prefixEnd } from "../../protocol/record-keys.ts";
-import { chunkIdOf, readableChunks } from "./chunk-list.ts";
+import { readableIds } from "./chunk-list.ts";
 import type { DropRow, Statements } from "./sqlite-database.ts";
 
 /** References counted down within a delta; what has more is noted. */
 export const DROP_AT_ONCE_MAX = 1_024;
-/** References counted down in one slice: some 3 ms. */
-const SLICE_REFS = 1_024;
+/** References counted down in one slice: some 1 ms. Its transaction costs a tenth of that. */
+const SLICE_REFS = 256;
 /** A chunk id, in the list of a record. */
 const ID_BYTES = 32;
 /** Kind, inode and the byte that says region: what all region keys of an inode begin with. */
@@ -93,10 +93,10 @@ export class Drops {
       this.#noted.delete(text(prefix));
       return;
     }
-    const names = [...readableChunks(row.chunks)];
-    const end = Math.min(names.length, done + limit);
-    for (const name of names.slice(done, end)) this.#sql.dropRef.run(timeMs, chunkIdOf(name));
-    if (end < names.length) {
+    const ids = readableIds(row.chunks);
+    const end = Math.min(ids.length, done + limit);
+    for (let i = done; i < end; i++) this.#sql.dropRef.run(timeMs, ids.at(i));
+    if (end < ids.length) {
       this.#sql.setDropDone.run(end, prefix);
       return;
     }
