@@ -4,6 +4,7 @@ import { readFileSync } from "node:fs";
 import { readCredentialsFile } from "../src/crypto/credentials.ts";
 import { makeDelta } from "../src/node/engines/test-delta.ts";
 import { encodeRequestFrame } from "../src/protocol/codec.ts";
+import { PROTOCOL_VERSION } from "../src/protocol/messages.ts";
 import { inodeKey, inodePrefix, regionKey } from "../src/protocol/record-keys.ts";
 import { NodeClient } from "../src/transport/node-client.ts";
 import { tcpTls } from "../src/transport/tcp-tls.ts";
@@ -119,25 +120,27 @@ test("requests that are never sent whole take no more memory than one tenant may
   const { ca, cert, key } = await readCredentialsFile(await node.credentials("attacker"), async () => "");
   const residentMib = () => Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${node.pid}/status`, "utf8"))?.[1]) / 1024;
   const before = residentMib();
-  const hello = { protocol: 2, clientVersion: "test", role: "meta" as const, lastStart: new Uint8Array(0), namespaces: [] };
-  const big = encodeRequestFrame("commit", 2, { ns: NS, delta: makeDelta(1, { puts: [1, 2, 3, 4, 5, 6].map((ino) => record(ino, MIB)) }) });
+  const hello = { protocol: PROTOCOL_VERSION, clientVersion: "test", role: "meta" as const, lastStart: new Uint8Array(0), namespaces: [] };
+  const big = encodeRequestFrame("chunkPut", 2, { id: new Uint8Array(32).fill(7) }, [new Uint8Array(4 * MIB)]);
   const bytes = Buffer.concat(big);
   const connections = await Promise.all(
     Array.from({ length: 150 }, async () => {
       const [host = "", port] = node.addr.split(":");
       const connection = await tcpTls.connect({ host, port: Number(port), tls: { ca, cert, key }, timeoutMs: 20_000 });
-      const greeted = new Promise<void>((resolve) => {
+      const greeted = new Promise<void>((resolve, reject) => {
         connection.onData = () => resolve();
+        connection.onClose = (reason) => reject(new Error(reason));
       });
       connection.send(encodeRequestFrame("hello", 1, { ...hello, sessionId: crypto.getRandomValues(new Uint8Array(16)) }));
       await greeted;
+      expect(connection.closed).toBeFalse();
       // All but the last byte.
       connection.send([bytes.subarray(0, -1)]);
       return connection;
     }),
   );
   await Bun.sleep(3_000);
-  expect(residentMib() - before).toBeLessThan(700);
+  expect(residentMib() - before).toBeLessThan(450);
   await work(mount, 3);
   for (const connection of connections) connection.destroy("done");
   const [client] = (await attackers(node, 1)) as [NodeClient];

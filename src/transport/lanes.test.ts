@@ -98,3 +98,31 @@ test("memory: beyond its bound connections wait, and go on when some is given ba
   expect(went).toEqual(["first"]);
   expect(lane.hasMemory).toBeTrue();
 });
+
+test("bytes count: a lane's connections are read in its turns while there are others, and always when it is alone", async () => {
+  const lanes = new Lanes();
+  const [much, little] = [lanes.lane("much"), lanes.lane("little")];
+  const told: boolean[] = [];
+  const reader = { setSpent: (spent: boolean) => void told.push(spent) };
+  much.addReader(reader);
+  little.run(() => busyFor(0.1));
+  much.transferred(64 * 1024 * 1024);
+  expect(told).toEqual([true]);
+  // A connection that comes meanwhile waits as the others do.
+  const late: boolean[] = [];
+  much.addReader({ setSpent: (spent) => void late.push(spent) });
+  expect(late).toEqual([true]);
+  await much.ready();
+  await new Promise((resolve) => setImmediate(resolve));
+  expect([told, late]).toEqual([
+    [true, false],
+    [true, false],
+  ]);
+  much.removeReader(reader);
+  const alone = new Lanes().lane("alone");
+  alone.addReader(reader);
+  alone.run(() => undefined);
+  await Bun.sleep(30);
+  alone.transferred(64 * 1024 * 1024);
+  expect(told).toEqual([true, false]);
+});
