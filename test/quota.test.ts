@@ -174,6 +174,32 @@ test("a node that is killed under writers at the limit keeps what they were told
   await own.stop();
 });
 
+test("names and extended attributes meet the limit too; renaming, changing and deleting go on", async () => {
+  const own = await limitedNode();
+  const at = (await TestMount.mount(own)).path;
+  const filler = `
+import errno, os, sys
+def until_refused(call):
+    for i in range(100_000):
+        try: call(i)
+        except OSError as e: return errno.errorcode[e.errno], i
+    return "never", i
+os.chdir(sys.argv[1])
+open("file", "w").close(); os.mkdir("folder")
+print(*until_refused(lambda i: os.setxattr("file", f"user.{i}", b"x" * 32_768)))
+print(*until_refused(lambda i: os.symlink("t" * 4_000, "folder/" + "n" * 200 + str(i))))
+print(*until_refused(lambda i: os.link("file", "folder/" + "l" * 200 + str(i))))
+os.rename("file", "f" * 250); os.chmod("f" * 250, 0o640); os.utime("f" * 250); os.setxattr("f" * 250, "user.1", b"y" * 32_768)
+for name in os.listdir("folder")[:20]: os.unlink("folder/" + name)
+os.removexattr("f" * 250, "user.0")
+open("folder/new", "w").close()
+`;
+  const [xattrs = "", symlinks = "", links = ""] = (await runOk("python3", ["-c", filler, at])).split("\n");
+  for (const refused of [xattrs, symlinks, links]) expect(refused).toStartWith("EDQUOT ");
+  // 60 MiB, some of which the mount was promised for content.
+  expect(Number(xattrs.split(" ")[1])).toBeWithin(200, 60 * 32 + 1);
+});
+
 test("inodes and namespaces: the next one is refused, and one that is deleted makes room for another", async () => {
   await runOk("bash", ["-c", "mkdir d && touch d/1 d/2 d/3 && sync d/1"], { cwd: mount.path });
   // The root, the folder and three files.

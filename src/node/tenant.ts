@@ -2,7 +2,7 @@
 import { NodeError } from "../protocol/errors.ts";
 import { MIB, NAMESPACE_NAME_PATTERN, NAMESPACES_MAX, ROOT_INO } from "../protocol/limits.ts";
 import type { AnswerOf, CommitResult, Delta } from "../protocol/messages.ts";
-import { isAttrKey, isRegionKey } from "../protocol/record-keys.ts";
+import { isAttrKey, isRegionKey, isXattrKey } from "../protocol/record-keys.ts";
 import { ChunkHolds } from "./chunks/chunk-holds.ts";
 import type { ChunkStore } from "./chunks/chunk-store.ts";
 import { chunkName } from "./engines/chunk-list.ts";
@@ -379,18 +379,20 @@ export class Tenant {
 }
 
 /**
- * Inodes that a delta makes, and bytes by which the content in its records grows: a change of what is there, and above all a deletion, is never refused.
- * Small files stand in their region's record.
+ * Inodes that a delta makes, and bytes by which its records grow: content (small files stand in their region's record), new names, extended attributes.
+ * A change of attributes, and above all a deletion, is never refused.
  */
-async function growthOf(shard: Shard, { checks, puts }: Delta): Promise<{ inodes: number; bytes: number }> {
+async function growthOf(shard: Shard, { checks, puts, deletes, deletePrefixes }: Delta): Promise<{ inodes: number; bytes: number }> {
   const isNew = (key: Uint8Array): boolean => checks.some((check) => check.kind === "absent" && Buffer.compare(check.key, key) === 0);
   const inodes = puts.filter(({ key }) => isAttrKey(key) && isNew(key)).length;
-  const regions = puts.filter(({ key }) => isRegionKey(key));
-  if (regions.length === 0) return { inodes, bytes: 0 };
+  // What takes a record away, to delete or to rename, goes through at the limit too.
+  const isGrowth = deletes.length === 0 && deletePrefixes.length === 0;
+  const counted = puts.filter(({ key }) => isRegionKey(key) || (isGrowth && (isXattrKey(key) || isNew(key))));
+  if (counted.length === 0) return { inodes, bytes: 0 };
   const replaced = await shard.get(
-    regions.map(({ key }) => key),
+    counted.map(({ key }) => key),
     REPLACED_READ_MAX_BYTES,
   );
-  const bytes = regions.reduce((sum, { value }, i) => sum + Math.max(0, value.length - (replaced?.[i]?.value.length ?? 0)), 0);
+  const bytes = counted.reduce((sum, { value }, i) => sum + Math.max(0, value.length - (replaced?.[i]?.value.length ?? 0)), 0);
   return { inodes, bytes };
 }

@@ -75,6 +75,11 @@ export function isRegionKey(key: Uint8Array): boolean {
   return key[0] === KEY_KIND_INODE && key[9] === INODE_SUB_REGION;
 }
 
+/** Whether `key` is one that `xattrKey` makes. */
+export function isXattrKey(key: Uint8Array): boolean {
+  return key[0] === KEY_KIND_INODE && key[9] === INODE_SUB_XATTR;
+}
+
 /** Key of one extended attribute; `nameHash` has 16 bytes. */
 export function xattrKey(ino: number, nameHash: Uint8Array): Uint8Array {
   const key = new Uint8Array(10 + NAME_HASH_BYTES);
