@@ -138,6 +138,12 @@ const CASES = [
     right: [{ totalBytes: 11 }],
     wrong: { "ends before": { totalBytes: 10 } },
   }),
+  caseOf({
+    op: "rdmaGet",
+    request: { id: new Uint8Array(32), offset: 10, length: 5, at: 0 },
+    right: [{ totalBytes: 15, placed: 5 }],
+    wrong: { "more than asked": { totalBytes: 100, placed: 6 } },
+  }),
 ] as unknown as Case<OpName>[];
 
 describe.each(CASES.map((one) => [one.op, one] as const))("%s", (_op, { op, request, right, wrong }) => {

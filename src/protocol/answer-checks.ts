@@ -25,6 +25,7 @@ const CHECKS: Checks = {
       if (i > 0 && epoch <= (keys[i - 1]?.epoch ?? 0)) return "data keys out of order, or one twice";
     return null;
   },
+  rdmaGet: ({ length }, { placed }) => (placed <= length ? null : `asked for ${length} bytes, placed ${placed}`),
   namespaceList: (_request, { names }) => {
     if (new Set(names).size !== names.length) return "a namespace twice";
     return names.every((name) => NAMESPACE_NAME_PATTERN.test(name)) ? null : "what is no name of a namespace";

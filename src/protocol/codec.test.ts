@@ -4,7 +4,16 @@ import { Packr } from "msgpackr/pack";
 import { decodeAnswer, decodeError, decodeRequest, encodeAnswerFrame, encodeErrorFrame, encodeRequestFrame } from "./codec.ts";
 import { NodeError, ProtocolError } from "./errors.ts";
 import { FRAME_FIXED_BYTES } from "./frame.ts";
-import { COMMIT_ITEMS_MAX, INO_GRANT_MAX, INO_MAX, MIB, RECORD_KEY_MAX_BYTES, RECORD_MAX_BYTES, SEALED_CHUNK_MAX_BYTES } from "./limits.ts";
+import {
+  COMMIT_ITEMS_MAX,
+  INO_GRANT_MAX,
+  INO_MAX,
+  MIB,
+  RDMA_MEMORY_MAX_BYTES,
+  RECORD_KEY_MAX_BYTES,
+  RECORD_MAX_BYTES,
+  SEALED_CHUNK_MAX_BYTES,
+} from "./limits.ts";
 import { type AnswerOf, type Delta, NODE_ERRORS, Op, type OpName, PROTOCOL_VERSION, type RequestOf } from "./messages.ts";
 import { anyPolicy } from "./test-policy.ts";
 
@@ -20,6 +29,13 @@ const nsec = fc.integer({ min: 0, max: 999_999_999 });
 const key = bytes(1, RECORD_KEY_MAX_BYTES);
 const id = bytes(32, 32);
 const hash = bytes(16, 16);
+const sealed = fc.integer({ min: 0, max: SEALED_CHUNK_MAX_BYTES });
+const rdmaBody = fc.record({
+  at: fc.nat(RDMA_MEMORY_MAX_BYTES),
+  bytes: fc.integer({ min: 1, max: SEALED_CHUNK_MAX_BYTES }),
+  counter: count,
+  mac: bytes(16, 16),
+});
 const record = fc.record({ version: count, link, value: bytes(0, 300) });
 const maybeRecord = fc.option(record);
 const counters = fc.record({ links: signed, entries: signed, mtimeSec: signed, mtimeNsec: nsec, bumps: count });
@@ -27,6 +43,7 @@ const inode = fc.record({ ino, attr: maybeRecord, counters: fc.option(counters),
 const want = fc.record({ lease: fc.boolean(), region0MaxBytes: fc.integer({ min: 0, max: RECORD_MAX_BYTES }) });
 const few = <T>(item: fc.Arbitrary<T>) => fc.array(item, { maxLength: 20 });
 const nothing = fc.constant({});
+const text = fc.string({ maxLength: 60 });
 const keyEpoch = fc.record({ epoch: count, wrapped: bytes(1, 64) });
 const check = fc.oneof(
   fc.record({ kind: fc.constant("version" as const), key, version: count }),
@@ -153,6 +170,32 @@ const arbitraries: { [O in OpName]: { request: fc.Arbitrary<RequestOf<O>>; answe
       length: fc.integer({ min: 1, max: SEALED_CHUNK_MAX_BYTES }),
     }),
     answer: fc.record({ totalBytes: fc.integer({ min: 0, max: SEALED_CHUNK_MAX_BYTES }) }),
+  },
+  discover: {
+    request: nothing,
+    answer: fc.record({ fabrics: few(fc.record({ provider: text, domain: text })), ttlMs: count }),
+  },
+  rdmaOpen: {
+    request: fc.record({
+      provider: text,
+      name: bytes(1, 256),
+      base: bytes(8, 8),
+      key: bytes(8, 8),
+      bytes: fc.integer({ min: 1, max: RDMA_MEMORY_MAX_BYTES }),
+      macKey: bytes(32, 32),
+    }),
+    answer: nothing,
+  },
+  rdmaProbe: { request: rdmaBody, answer: nothing },
+  rdmaPut: { request: fc.record({ id, body: rdmaBody }), answer: fc.record({ existed: fc.boolean() }) },
+  rdmaGet: {
+    request: fc.record({
+      id,
+      offset: sealed,
+      length: fc.integer({ min: 1, max: SEALED_CHUNK_MAX_BYTES }),
+      at: fc.nat(RDMA_MEMORY_MAX_BYTES),
+    }),
+    answer: fc.record({ totalBytes: sealed, placed: sealed }),
   },
 };
 

@@ -32,6 +32,7 @@ import {
 import { decodeLimit, encodeLimit, tenantLimitCodec } from "./codec-limits.ts";
 import { packMessage, unpackMessage } from "./codec-msgpack.ts";
 import { decodePolicy, encodePolicy } from "./codec-policy.ts";
+import { discoverCodec, rdmaGetCodec, rdmaOpenCodec, rdmaProbeCodec, rdmaPutCodec } from "./codec-rdma.ts";
 import { decodeNamespaceState, decodeStore, encodeNamespaceState, encodeStore } from "./codec-store.ts";
 import { NodeError, ProtocolError } from "./errors.ts";
 import { FLAG_ANSWER, FLAG_ERROR, finishFrame } from "./frame.ts";
@@ -338,6 +339,15 @@ const codecs: { readonly [O in OpName]: OpCodec<RequestOf<O>, AnswerOf<O>> } = {
     encodeAnswer: (a) => [integer(a.totalBytes, 0, SEALED_CHUNK_MAX_BYTES, "totalBytes")],
     decodeAnswer: (f) => ({ totalBytes: integer(tuple(f, 1, "chunkGet answer")[0], 0, SEALED_CHUNK_MAX_BYTES, "totalBytes") }),
   },
+  discover: discoverCodec,
+  rdmaOpen: rdmaOpenCodec,
+  rdmaProbe: rdmaProbeCodec,
+  rdmaPut: {
+    ...rdmaPutCodec,
+    encodeAnswer: (a) => [flag(a.existed, "existed")],
+    decodeAnswer: (f) => ({ existed: flag(tuple(f, 1, "rdmaPut answer")[0], "existed") }),
+  },
+  rdmaGet: rdmaGetCodec,
 };
 
 function role(value: unknown): "meta" | "data" {

@@ -87,3 +87,14 @@ export const ROOT_INO = 1;
 export const LEASE_MS = 5_000;
 /** A session that is silent for this long is ended: its deleted-but-open files go. */
 export const SESSION_TIMEOUT_MS = 60_000;
+
+/** Fabrics that a node offers. */
+export const FABRICS_MAX = 16;
+/** An endpoint's address: some 60 bytes in the longest known kind. */
+export const FABRIC_NAME_MAX_BYTES = 256;
+/** AES-256-GMAC. */
+export const MAC_KEY_BYTES = 32;
+/** Memory of one connection that a node may write to. */
+export const RDMA_MEMORY_MAX_BYTES = 256 * MIB;
+/** How long a node's answer to discover holds. */
+export const DISCOVER_TTL_MS = 60_000;

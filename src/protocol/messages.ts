@@ -7,7 +7,7 @@
 
 import type { EffectivePolicy } from "./policy.ts";
 
-export const PROTOCOL_VERSION = 3;
+export const PROTOCOL_VERSION = 4;
 
 /** Operation codes, one byte in the frame header. An answer carries the code of its request. */
 export const Op = {
@@ -40,6 +40,11 @@ export const Op = {
   chunkPut: 50,
   chunkGet: 51,
   chunkRelease: 52,
+  discover: 60,
+  rdmaOpen: 61,
+  rdmaProbe: 62,
+  rdmaPut: 63,
+  rdmaGet: 64,
 } as const;
 export type OpName = keyof typeof Op;
 
@@ -58,6 +63,7 @@ export const NODE_ERRORS = [
   "too_many", // the tenant has as many connections or sessions as it may
   "shutting_down", // try again, the node restarts
   "session_lost", // hello first
+  "fabric", // the fabric did not carry a body: send it with the request
   "key_revoked", // the tenant's data keys were destroyed (keyShred): nothing of it can be opened any more, ever
 ] as const;
 export type NodeErrorCode = (typeof NODE_ERRORS)[number];
@@ -206,6 +212,23 @@ export interface GcReport {
   keptBytes: number;
 }
 
+/** A fabric by which a node moves bodies: libfabric's name of the provider, and of the domain (device) that the node uses. */
+export interface FabricOffer {
+  provider: string;
+  domain: string;
+}
+
+/** A body in the client's memory. */
+export interface RdmaBody {
+  /** From the start of the memory. */
+  at: number;
+  bytes: number;
+  /** Each counter once under one key: it is the nonce. */
+  counter: number;
+  /** AES-256-GMAC of the body under the macKey of rdmaOpen, nonce = counter as 96 bits. */
+  mac: Uint8Array;
+}
+
 /** What a tenant's limits count. */
 export const COUNTED = ["bytes", "inodes", "namespaces"] as const;
 export type Counted = (typeof COUNTED)[number];
@@ -290,6 +313,25 @@ export interface Messages {
   chunkRelease: { request: { ids: Uint8Array[] }; answer: Record<string, never> };
   /** Answer's body: `length` bytes of the sealed chunk from `offset`, fewer at its end. */
   chunkGet: { request: { id: Uint8Array; offset: number; length: number }; answer: { totalBytes: number } };
+  /** The fabrics by which the node can move the bodies of chunks, best first; how long that holds. */
+  discover: { request: Record<string, never>; answer: { fabrics: FabricOffer[]; ttlMs: number } };
+  /**
+   * From now on the node may write to, and read from, `bytes` of the client's memory: RDMA to the endpoint `name` of the provider, from `base` on, under
+   * `key`. One for each connection; another one takes its place. `macKey`: what puts are checked with.
+   */
+  rdmaOpen: {
+    request: { provider: string; name: Uint8Array; base: Uint8Array; key: Uint8Array; bytes: number; macKey: Uint8Array };
+    answer: Record<string, never>;
+  };
+  /** The node fetches `bytes` from the start of the client's memory, checks them, and places them behind themselves. */
+  rdmaProbe: { request: RdmaBody; answer: Record<string, never> };
+  /** chunkPut, with the body at `at` in the client's memory. */
+  rdmaPut: { request: { id: Uint8Array; body: RdmaBody }; answer: { existed: boolean } };
+  /** chunkGet, with the answer's body placed at `at` in the client's memory; `placed`: how many bytes. */
+  rdmaGet: {
+    request: { id: Uint8Array; offset: number; length: number; at: number };
+    answer: { totalBytes: number; placed: number };
+  };
 }
 export type RequestOf<O extends OpName> = Messages[O]["request"];
 export type AnswerOf<O extends OpName> = Messages[O]["answer"];

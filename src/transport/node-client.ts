@@ -84,6 +84,11 @@ export class NodeClient {
     return this.#link !== null;
   }
 
+  /** Our end of the connection: an IP address; null when disconnected. */
+  get localAddress(): string | null {
+    return this.#link?.connection.localAddress ?? null;
+  }
+
   /** performance.now() until which this session's leases hold for sure; 0 when disconnected. */
   get leaseValidUntilMs(): number {
     return this.#leaseValidUntilMs;

@@ -22,6 +22,7 @@ const join = new Uint8Array(JOIN_BYTES);
 export class TlsConnection implements Connection {
   readonly peer: Peer;
   readonly remoteAddress: string;
+  readonly localAddress: string;
   onData: (bytes: Uint8Array) => void = () => {};
   onClose: (reason: string) => void = () => {};
 
@@ -46,6 +47,7 @@ export class TlsConnection implements Connection {
   constructor(socket: Socket<unknown>, peer: Peer) {
     this.#socket = socket;
     this.peer = peer;
+    this.localAddress = socket.localAddress;
     this.remoteAddress = `${socket.remoteAddress}:${socket.remotePort}`;
     socket.setNoDelay(true);
   }

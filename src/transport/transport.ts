@@ -23,6 +23,8 @@ export interface Connection {
   readonly peer: Peer;
   /** "address:port" of the peer, for logs. */
   readonly remoteAddress: string;
+  /** Our own address, without the port. */
+  readonly localAddress: string;
   /**
    * Called with each piece of received bytes. Set it before the callback that brought the connection returns. The memory belongs to the
    * transport: what is kept after the call returns must be copied.

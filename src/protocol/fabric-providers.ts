@@ -1,0 +1,81 @@
+/**
+ * libfabric's providers as kiseki uses them: what each is called in options, in which order they are tried, and what is different with it. What a
+ * provider says of itself in fi_info (memory registration) is not here: RdmEndpoint reads it there.
+ *
+ * shm is left out: with libfabric 1.17 a process that goes away takes the one at the other end with it (a segmentation fault in the library).
+ */
+
+export interface FabricProvider {
+  /** In fi_info(7). */
+  readonly name: string;
+  /** In `-o transport=`; libfabric:NAME names any of them. */
+  readonly option: string | null;
+  /** Used when nobody names it, where the machine has the device. */
+  readonly isAutomatic: boolean;
+  /** A folder of the kernel that has an entry for each device; null: needs none. */
+  readonly devices: string | null;
+  /** Its endpoints have IP addresses: they are bound to the one that TLS uses, or to --fabric-interface. */
+  readonly hasIpAddress: boolean;
+  /** Set before the library is used, unless the environment says otherwise already. */
+  readonly environment: Readonly<Record<string, string>>;
+}
+
+/** Best first. */
+export const FABRIC_PROVIDERS: readonly FabricProvider[] = [
+  {
+    name: "cxi",
+    option: "cxi",
+    isAutomatic: true,
+    devices: "/sys/class/cxi",
+    hasIpAddress: false,
+    // Transfers go on when the matching hardware runs out of room; several processes of a node share it.
+    environment: { FI_CXI_RX_MATCH_MODE: "hybrid" },
+  },
+  {
+    name: "verbs;ofi_rxm",
+    option: "verbs",
+    isAutomatic: true,
+    devices: "/sys/class/infiniband",
+    hasIpAddress: true,
+    // Without it fi_enable is EINVAL on software RoCE: it sizes shared queues by the number of peers.
+    environment: { FI_UNIVERSE_SIZE: "16", IBV_FORK_SAFE: "1" },
+  },
+  { name: "net", option: null, isAutomatic: false, devices: null, hasIpAddress: true, environment: {} },
+  { name: "tcp;ofi_rxm", option: null, isAutomatic: false, devices: null, hasIpAddress: true, environment: {} },
+];
+
+/** "auto": what the machine has a device for; "tcp": no fabric; else the providers to use, best first. */
+export type TransportChoice = "auto" | "tcp" | readonly string[];
+
+const LIBFABRIC_PREFIX = "libfabric:";
+export const TRANSPORT_EXPECTED = `auto, tcp, cxi, verbs or libfabric:PROVIDER, with ${FABRIC_PROVIDERS.map(({ name }) => name).join(", ")} for PROVIDER`;
+
+/** A word of `-o transport=` and `--transports`: the provider's name; null: none. */
+function providerOf(word: string): string | null {
+  return FABRIC_PROVIDERS.find(({ name, option }) => word === option || word === LIBFABRIC_PREFIX + name)?.name ?? null;
+}
+
+/** One word, or several with commas; tcp is always there, and may be named beside others. null: not one of them. */
+export function parseTransports(text: string): TransportChoice | null {
+  if (text === "auto" || text === "tcp") return text;
+  const providers = text
+    .split(",")
+    .map((word) => word.trim())
+    .filter((word) => word !== "tcp")
+    .map(providerOf);
+  if (providers.length === 0 || new Set(providers).size < providers.length) return null;
+  const known = providers.filter((provider) => provider !== null);
+  return known.length === providers.length ? known : null;
+}
+
+/** The providers to try, best first. `hasDevices`: whether a folder of the kernel has entries. */
+export function providersOf(choice: TransportChoice, hasDevices: (folder: string) => boolean): FabricProvider[] {
+  if (choice === "tcp") return [];
+  if (choice === "auto")
+    return FABRIC_PROVIDERS.filter(({ isAutomatic, devices }) => isAutomatic && devices !== null && hasDevices(devices));
+  return choice.flatMap((name) => fabricProvider(name) ?? []);
+}
+
+export function fabricProvider(name: string): FabricProvider | null {
+  return FABRIC_PROVIDERS.find((provider) => provider.name === name) ?? null;
+}
