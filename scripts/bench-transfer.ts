@@ -62,6 +62,7 @@ async function run(workers: number, inline: boolean, port: number, tls: TlsIdent
       clientVersion: "bench",
       requestTimeoutMs: TIMEOUT_MS,
       connectTimeoutMs: TIMEOUT_MS,
+      rdma: null,
     },
     onWarning: (message) => console.error(message),
   });

@@ -6,7 +6,12 @@ const REPO = join(import.meta.dir, "..");
 const OUTPUT = join(REPO, "dist/kiseki");
 
 /** A Worker's file must be an entry point of its own. Inside the binary it is /$bunfs/root/<path below src>, with .js for .ts. */
-const WORKERS = ["src/transfer/chunk-worker.ts", "src/mount/notifier-worker.ts", "src/cache/disk/disk-worker.ts"];
+const WORKERS = [
+  "src/transfer/chunk-worker.ts",
+  "src/mount/notifier-worker.ts",
+  "src/cache/disk/disk-worker.ts",
+  "src/node/fabric/rdma-worker.ts",
+];
 
 /** Where the build machine keeps libfuse3 (Debian multiarch, Fedora, plain). */
 const LIBRARY_FOLDERS = [

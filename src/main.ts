@@ -10,6 +10,7 @@ import { registerServe } from "./cli/serve/command.ts";
 import { createProgram, run } from "./cli/shared/program.ts";
 import { registerStage } from "./cli/stage/command.ts";
 import { registerTenant } from "./cli/tenant/command.ts";
+import { registerTransports } from "./cli/transports/command.ts";
 import { registerUmount } from "./cli/umount/command.ts";
 
 // Most commands hold keys. Where it is not allowed, they work all the same.
@@ -25,4 +26,5 @@ registerScrub(program);
 registerStage(program);
 registerPolicy(program);
 registerGc(program);
+registerTransports(program);
 await run(program);

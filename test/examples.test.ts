@@ -12,7 +12,7 @@ setDefaultTimeout(300_000);
 afterAll(cleanUp);
 
 const REPO = join(import.meta.dir, "..");
-const DOCUMENTS = ["README.md", "docs/CACHE.md", "docs/PERFORMANCE.md", "docs/SECURITY.md", "docs/SEMANTICS.md"];
+const DOCUMENTS = ["README.md", "docs/CACHE.md", "docs/FABRICS.md", "docs/PERFORMANCE.md", "docs/SECURITY.md", "docs/SEMANTICS.md"];
 const COMMAND_PATIENCE_MS = 60_000;
 
 interface How {
@@ -81,6 +81,15 @@ const EXAMPLES: readonly (readonly [string, How])[] = [
   ["kiseki cache stats /mnt/data", PLAIN],
   ["kiseki policy set max_cache_bytes=100G --data-dir /srv/kiseki", { after: `${UMOUNT}; ${NO_POLICY}` }],
   ["kiseki scrub --cache-dir /nvme/kiseki", PLAIN],
+  [
+    "kiseki serve --data-dir /srv/kiseki --listen 0.0.0.0:9100 --transports libfabric:net",
+    { before: "stop_node", until: LISTENS, after: "start_node --transports libfabric:net" },
+  ],
+  ["kiseki transports --data-addr node1:9100 --tenant acme", PLAIN],
+  [
+    "kiseki mount /mnt/data --data-addr node1:9100 --tenant acme -o transport=libfabric:net",
+    { after: `kiseki cache stats /mnt/data | grep "fabric net"; ${UMOUNT}; stop_node; start_node` },
+  ],
   ["install -m 755 dist/kiseki /usr/local/bin/kiseki", PLAIN],
   ["ln -s /usr/local/bin/kiseki /sbin/mount.kiseki", PLAIN],
   ["ln -s /usr/local/bin/kiseki /sbin/mount.fuse.kiseki", PLAIN],
@@ -189,7 +198,7 @@ mkdir /run/sbin && cp -a /usr/sbin/. /run/sbin/ && mount --bind /run/sbin /usr/s
 printf '127.0.0.1 localhost node1\\n' > /run/hosts && mount --bind /run/hosts /etc/hosts &&
 : > /run/fstab && { [ -e /etc/fstab ] || : > /etc/fstab; } && mount --bind /run/fstab /etc/fstab &&
 start_node() {
-  kiseki serve --data-dir /srv/kiseki --listen 0.0.0.0:9100 >> /run/node.log 2>&1 & node=$!
+  kiseki serve --data-dir /srv/kiseki --listen 0.0.0.0:9100 "$@" >> /run/node.log 2>&1 & node=$!
   for i in $(seq 100); do ${LISTENS} && return 0; sleep 0.1; done; return 1
 } &&
 stop_node() { kill $node && wait $node; } &&

@@ -5,7 +5,7 @@ import { BLOCK_BYTES } from "../protocol/limits.ts";
 import type { Client } from "./open-client.ts";
 
 export function controlledCaches(client: Client): ControlledCaches {
-  const { arena, disk, node, policy, pool, settings, staging, store, lifecycle } = client;
+  const { arena, disk, node, policy, pool, settings, staging, store, lifecycle, transfer } = client;
   const stats: StatsSource = {
     reads: store.reads,
     latency: store.reads.latency,
@@ -24,6 +24,7 @@ export function controlledCaches(client: Client): ControlledCaches {
       refusal: node.refusal,
       credentialsExpire: client.credentialsExpire.toISOString(),
     }),
+    transport: () => ({ fabric: transfer.fabric, ...transfer.totals }),
   };
   return {
     mode: settings.cacheMode,

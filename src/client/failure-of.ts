@@ -51,6 +51,8 @@ function nodeFailure(error: NodeError): Failure {
       return { exitStatus: ExitStatus.notAuthorized, message: `${error.message}; the credentials do not allow this` };
     case "key_revoked":
       return { exitStatus: ExitStatus.notAuthorized, message: error.message };
+    case "fabric":
+      return failed("; -o transport=tcp does without the fabric");
     case "shutting_down":
     case "session_lost":
       return { exitStatus: ExitStatus.unreachable, message: `${error.message}; try again when the storage node is back` };

@@ -27,6 +27,7 @@ import { NodeClient } from "../transport/node-client.ts";
 import type { NodeClientOptions } from "../transport/node-client-options.ts";
 import { VERSION } from "../version.ts";
 import { certificateEnd, watchExpiry } from "./certificate-end.ts";
+import { chooseFabric } from "./choose-fabric.ts";
 import { KeyEpochs } from "./key-epochs.ts";
 import type { MountJob } from "./mount-job.ts";
 import { requireOneStore } from "./one-store.ts";
@@ -131,11 +132,14 @@ export async function openClient(job: ClientJob, user: PoolUser, hooks: ClientHo
     credentials.kek.fill(0);
     cleanups.push(() => keys.wipe());
     const arena = new BlockArena(config.cacheL1MaxBytes);
+    const workers = defaultWorkerCount();
+    // Without a node nothing can be tried; a pool that is taken over has what the job needs.
+    const rdma = hello === null ? null : await chooseFabric(node, config, workers, log);
     const material = keys.export();
     const transfer = new TransferPool({
       arena: arena.memory,
-      workers: defaultWorkerCount(),
-      node: { ...link, knownStore: node.knownStore },
+      workers,
+      node: { ...link, knownStore: node.knownStore, rdma },
       keys: material,
       onWarning: (message) => log.warn(message),
     });

@@ -73,6 +73,8 @@ export async function rewriteTenant(job: RewriteJob): Promise<RewriteResult> {
     cacheL1MaxBytes: MEMORY_BYTES,
     cacheL2MaxBytes: 0,
     cachePoolId: null,
+    transport: "tcp",
+    fabricInterface: null,
     workload: null,
     metaTtlMs: null,
     attrTimeoutMs: null,

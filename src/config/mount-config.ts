@@ -1,6 +1,8 @@
 /** A mount's settings: every option checked by zod, and precedence applied: option > environment > default. */
+import { isIP } from "node:net";
 import { isAbsolute, resolve } from "node:path";
 import { z } from "zod";
+import { parseTransports, TRANSPORT_EXPECTED, type TransportChoice } from "../protocol/fabric-providers.ts";
 import { KIB, MIB, NAMESPACE_NAME_PATTERN, TENANT_NAME_PATTERN, WORKLOAD_NAME_PATTERN } from "../protocol/limits.ts";
 import { CACHE_MODES, type CacheMode } from "../protocol/policy.ts";
 import { type Address, parseAddresses } from "./address.ts";
@@ -40,6 +42,9 @@ export interface ClientConfig {
   readonly cacheL2MaxBytes: number | null;
   /** The pool to adopt. */
   readonly cachePoolId: string | null;
+  readonly transport: TransportChoice;
+  /** An IP address; null: that of the connection. */
+  readonly fabricInterface: string | null;
   /** What the cache policy calls this job; null: nothing. */
   readonly workload: string | null;
   readonly metaTtlMs: number | null;
@@ -121,6 +126,8 @@ const SCHEMAS = {
   cache_l1_max: size(L1_MIN_BYTES, L1_MAX_BYTES),
   cache_l2_max: size(0, L2_MAX_BYTES),
   cache_pool_id: text("32 hexadecimal digits", (value) => (/^[0-9a-f]{32}$/i.test(value) ? value.toLowerCase() : null)),
+  transport: text(TRANSPORT_EXPECTED, parseTransports),
+  fabric_interface: text("an IP address", (value) => (isIP(value) === 0 ? null : value)),
   workload: text("a name: letters, digits, and . _ - inside", (value) => (WORKLOAD_NAME_PATTERN.test(value) ? value : null)),
   metrics: text("HOST:PORT, such as 127.0.0.1:9400", parseListenAddress),
   meta_ttl_ms: integer("milliseconds", TTL_MAX_MS),
@@ -251,6 +258,8 @@ export function resolveClientConfig(given: GivenOptions): ClientConfig {
     cacheL1MaxBytes: given.require("cache_l1_max"),
     cacheL2MaxBytes: given.read("cache_l2_max"),
     cachePoolId: given.read("cache_pool_id"),
+    transport: given.require("transport"),
+    fabricInterface: given.read("fabric_interface"),
     workload: given.read("workload"),
     metaTtlMs: given.read("meta_ttl_ms"),
     attrTimeoutMs: given.read("attr_timeout"),

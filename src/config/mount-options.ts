@@ -64,6 +64,19 @@ export const MOUNT_OPTIONS = [
     description: "take over this disk cache pool (32 hexadecimal digits); also -o pool_id",
   },
   {
+    name: "transport",
+    value: "NAME",
+    env: "KISEKI_TRANSPORT",
+    fallback: "auto",
+    description: "how content is moved: auto, tcp, cxi, verbs or libfabric:PROVIDER",
+  },
+  {
+    name: "fabric_interface",
+    value: "ADDRESS",
+    env: "KISEKI_FABRIC_INTERFACE",
+    description: "our IP address on the fabric (default: that of the connection to the node)",
+  },
+  {
     name: "workload",
     value: "NAME",
     env: "KISEKI_WORKLOAD",

@@ -1,6 +1,6 @@
 /** One client's connection: who it is, and what each operation does. */
 import { NodeError } from "../protocol/errors.ts";
-import { ANSWER_TARGET_BYTES, FRAME_HEADER_MAX_BYTES, LEASE_MS } from "../protocol/limits.ts";
+import { ANSWER_TARGET_BYTES, DISCOVER_TTL_MS, FRAME_HEADER_MAX_BYTES, LEASE_MS } from "../protocol/limits.ts";
 import {
   type InodeBundle,
   type InodeWant,
@@ -15,6 +15,7 @@ import type { Lanes } from "../transport/lanes.ts";
 import type { PeerRole } from "./authorization.ts";
 import { type Collector, GC_GRACE_SHORT_MS } from "./collector.ts";
 import type { Doorkeeper } from "./doorkeeper.ts";
+import type { RdmaPeer, RdmaService } from "./fabric/rdma-service.ts";
 import type { LimitsStore } from "./limits.ts";
 import type { PolicyStore } from "./policy-store.ts";
 import type { Session } from "./session.ts";
@@ -46,6 +47,8 @@ export interface NodeServices {
     knowsStart(id: Uint8Array): boolean;
     recoveredSince(id: Uint8Array, tenant: string, namespace: string): number | null;
   };
+  /** null: no fabric. */
+  readonly rdma: Pick<RdmaService, "offers" | "open"> | null;
   readonly limits: Pick<LimitsStore, "of" | "change">;
   /** Destroys the tenant's keys and ends its sessions. Returns how many keys there were. */
   shred(tenant: string): number;
@@ -69,6 +72,8 @@ export class ClientConnection implements FrameHandler {
   #closed = false;
   /** The doorkeeper counts it as its tenant's. */
   #isCounted = false;
+  /** Memory of the client that bodies are moved to and from. */
+  #peer: RdmaPeer | null = null;
   readonly #table: HandlerTable;
 
   constructor(services: NodeServices, role: PeerRole | NodeError) {
@@ -100,9 +105,17 @@ export class ClientConnection implements FrameHandler {
 
   onClose(): void {
     this.#closed = true;
+    this.#peer?.close();
+    this.#peer = null;
     if (this.#isCounted && typeof this.#tenantName === "string") this.#services.door.tenantLeft(this.#tenantName);
     const session = this.#greeted?.session ?? null;
     if (session !== null && this.#frames !== null) this.#services.sessions.disconnected(session, this.#frames);
+  }
+
+  /** @throws NodeError "fabric" */
+  get #rdma(): RdmaPeer {
+    if (this.#peer === null) throw new NodeError("fabric", "rdmaOpen first");
+    return this.#peer;
   }
 
   get #tenant(): Tenant {
@@ -304,6 +317,31 @@ export class ClientConnection implements FrameHandler {
           body: [bytes],
           ...(release === undefined ? {} : { onTaken: release }),
         })),
+
+      discover: () => ({ answer: { fabrics: [...(this.#services.rdma?.offers ?? [])], ttlMs: DISCOVER_TTL_MS } }),
+      rdmaOpen: (request) => {
+        if (this.#services.rdma === null) throw new NodeError("fabric", "this node uses no fabric");
+        const peer = this.#services.rdma.open(request, this.#tenant.name);
+        this.#peer?.close();
+        this.#peer = peer;
+        return DONE;
+      },
+      rdmaProbe: async (body) => {
+        await this.#rdma.probe(body);
+        return DONE;
+      },
+      rdmaPut: async ({ id, body }) => {
+        const tenant = this.#tenant;
+        return { answer: await this.#rdma.fetch(body, (bytes) => tenant.putChunk(this.#sessionId, id, bytes)) };
+      },
+      rdmaGet: async ({ id, offset, length, at }) => {
+        const { chunks } = this.#tenant;
+        const answer = await this.#rdma.place(at, async (memory) => {
+          const { bytes, totalBytes } = await chunks.get(id, offset, length, (wanted) => memory.subarray(0, wanted));
+          return { bytes, result: { totalBytes, placed: bytes.length } };
+        });
+        return { answer };
+      },
     };
   }
 }

@@ -98,6 +98,18 @@ function attacks(ns: string): { [O in ClientRequestOp]: RequestOf<O> } {
     chunkPut: { id: CHUNK },
     chunkRelease: { ids: [CHUNK] },
     chunkGet: { id: CHUNK, offset: 0, length: 100 },
+    discover: {},
+    rdmaOpen: {
+      provider: "net",
+      name: new Uint8Array(16),
+      base: new Uint8Array(8),
+      key: new Uint8Array(8),
+      bytes: 4_096,
+      macKey: new Uint8Array(32),
+    },
+    rdmaProbe: { at: 0, bytes: 100, counter: 1, mac: new Uint8Array(16) },
+    rdmaPut: { id: CHUNK, body: { at: 0, bytes: 100, counter: 2, mac: new Uint8Array(16) } },
+    rdmaGet: { id: CHUNK, offset: 0, length: 100, at: 0 },
     bye: {},
   };
 }

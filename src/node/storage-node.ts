@@ -20,6 +20,8 @@ import { DiskSlots } from "./disk-slots.ts";
 import { Doorkeeper, type PartialLimits } from "./doorkeeper.ts";
 import { DEFAULT_NAMESPACE } from "./engines/engine.ts";
 import { SqliteEngine } from "./engines/sqlite.ts";
+import type { ProviderStart } from "./fabric/messages.ts";
+import { RdmaService } from "./fabric/rdma-service.ts";
 import { LimitsStore } from "./limits.ts";
 import { NodeDatabase } from "./node-database.ts";
 import { PolicyStore } from "./policy-store.ts";
@@ -59,6 +61,8 @@ export interface StorageNodeOptions {
   readonly gcGraceMs?: number;
   readonly sessionTimeoutMs?: number;
   readonly renewalCheckMs?: number;
+  /** Fabrics to open; those that can't be had are said in the log. */
+  readonly fabrics?: readonly ProviderStart[];
 }
 
 export class StorageNode implements NodeServices {
@@ -81,6 +85,7 @@ export class StorageNode implements NodeServices {
   readonly #connections = new Set<FrameSession>();
   readonly #logger: NodeLogger;
   readonly door: Doorkeeper;
+  rdma: RdmaService | null = null;
   #listener: Listener | null = null;
   readonly #stopping = new AbortController();
   #removal: Promise<void> = Promise.resolve();
@@ -159,6 +164,8 @@ export class StorageNode implements NodeServices {
       sessions = node.sessions;
       node.sessions.load();
       if (options.restored === true) await node.#adoptAll();
+      const { fabrics = [] } = options;
+      if (fabrics.length > 0) node.rdma = await RdmaService.start(fabrics, options.logger);
       await node.#listen(tls);
       node.#watch();
       node.collector.start();
@@ -361,6 +368,7 @@ export class StorageNode implements NodeServices {
     await this.#removal;
     await this.collector.stop();
     for (const connection of this.#connections) connection.close("the node stops");
+    await this.rdma?.stop();
     this.sessions.close();
     for (const { chunks } of this.#tenants.values()) chunks.close();
     await this.#engine.close();

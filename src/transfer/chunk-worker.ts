@@ -1,7 +1,8 @@
 /** A Worker that moves chunks: its own connection, its own keys, the shared arena. TransferPool starts it. */
 import { KeyRing, wipeMaterial } from "../crypto/key-ring.ts";
-import { DataConnection } from "./chunk-node.ts";
 import { ChunkPipeline } from "./chunk-pipeline.ts";
+import { DataConnection } from "./data-connection.ts";
+import { TransferCounts } from "./transfer-counts.ts";
 import { type FromWorker, type Job, packError, type StartMessage, type ToWorker } from "./worker-messages.ts";
 
 declare const self: Worker;
@@ -18,10 +19,10 @@ function say(message: FromWorker): void {
   self.postMessage(message);
 }
 
-function start({ arena, keys: material, node, limits }: StartMessage): Running {
+function start({ arena, keys: material, node, limits, counts }: StartMessage): Running {
   const keys = KeyRing.fromMaterial(material);
   wipeMaterial(material);
-  const connection = new DataConnection(node, (message) => say({ kind: "log", message }));
+  const connection = new DataConnection(node, new TransferCounts(counts), (message) => say({ kind: "log", message }));
   const buffers = { large: limits.put, small: limits.small };
   return { keys, connection, pipeline: new ChunkPipeline({ arena, keys, node: connection.node, buffers }) };
 }

@@ -45,6 +45,7 @@ async function start(workers: number, inline: boolean, spawn: () => WorkerLike =
       clientVersion: "test",
       requestTimeoutMs: TIMEOUT_MS,
       connectTimeoutMs: TIMEOUT_MS,
+      rdma: null,
     },
     onWarning: (message) => warnings.push(message),
     spawn: () => {

@@ -9,8 +9,10 @@ import { availableParallelism } from "node:os";
 import type { ChunkRef } from "../crypto/chunk-seal.ts";
 import { type KeyMaterial, KeyRing, wipeMaterial } from "../crypto/key-ring.ts";
 import { TransportError } from "../protocol/errors.ts";
-import { type ChunkNode, DataConnection, type NodeSettings } from "./chunk-node.ts";
+import type { ChunkNode } from "./chunk-node.ts";
 import { ChunkPipeline, type PipelineBuffers, SMALL_BLOCKS_MAX } from "./chunk-pipeline.ts";
+import { DataConnection, type NodeSettings } from "./data-connection.ts";
+import { sumCounts, TransferCounts, type TransferTotals } from "./transfer-counts.ts";
 import type { Job, JobKind, JobLimits } from "./worker-messages.ts";
 import { spawnChunkWorker, type WorkerLike, WorkerThread } from "./worker-thread.ts";
 
@@ -69,6 +71,8 @@ export class TransferPool {
   readonly #restartsAtMs: number[] = [];
   #inline: { readonly connection: DataConnection; readonly pipeline: ChunkPipeline } | null = null;
   #inlineInFlight = 0;
+  /** Of all threads that there were. */
+  readonly #counts: TransferCounts[] = [];
   #state: "new" | "running" | "closed" = "new";
 
   constructor(options: TransferPoolOptions) {
@@ -142,13 +146,32 @@ export class TransferPool {
     this.#keys.wipe();
   }
 
+  /** What has been moved so far. */
+  get totals(): TransferTotals {
+    return sumCounts(this.#counts);
+  }
+
+  /** libfabric's name of the fabric that bodies are moved by; null: TLS alone. */
+  get fabric(): string | null {
+    return this.#options.node.rdma?.provider ?? null;
+  }
+
+  #newCounts(): TransferCounts {
+    const counts = new TransferCounts();
+    this.#counts.push(counts);
+    return counts;
+  }
+
   /** Workers that are there, for statistics and tests. */
   get workerCount(): number {
     return this.#threads.size;
   }
 
   #startInline(): void {
-    const connection = new DataConnection(this.#options.node, (message) => this.#options.onWarning?.(message));
+    // Small bodies gain nothing by a fabric.
+    const connection = new DataConnection({ ...this.#options.node, rdma: null }, this.#newCounts(), (message) =>
+      this.#options.onWarning?.(message),
+    );
     const node: ChunkNode = connection.node;
     const pipeline = new ChunkPipeline({ arena: this.#options.arena, keys: this.#keys, node, buffers: INLINE_BUFFERS });
     this.#inline = { connection, pipeline };
@@ -157,10 +180,17 @@ export class TransferPool {
   #startThread(): WorkerThread {
     const { arena, node, onWarning, spawn = spawnChunkWorker } = this.#options;
     const keys = this.#keys.export();
+    const counts = this.#newCounts();
     const thread = new WorkerThread(
       spawn(),
-      { kind: "start", arena, keys, node, limits: WORKER_LIMITS },
-      { onLost: (lost, reason) => this.#lost(lost, reason), onLog: (message) => onWarning?.(`chunk worker: ${message}`) },
+      { kind: "start", arena, keys, node, limits: WORKER_LIMITS, counts: counts.memory },
+      {
+        onLost: (lost, reason) => {
+          counts.isOpen = false;
+          this.#lost(lost, reason);
+        },
+        onLog: (message) => onWarning?.(`chunk worker: ${message}`),
+      },
     );
     // Sent: the Worker has a copy.
     wipeMaterial(keys);

@@ -4,7 +4,7 @@ import { IntegrityError } from "../crypto/integrity-error.ts";
 import type { KeyMaterial } from "../crypto/key-ring.ts";
 import { NodeError, TransportError, type TransportErrorKind } from "../protocol/errors.ts";
 import { NODE_ERRORS, type NodeErrorCode } from "../protocol/messages.ts";
-import type { NodeSettings } from "./chunk-node.ts";
+import type { NodeSettings } from "./data-connection.ts";
 
 export interface StartMessage {
   readonly kind: "start";
@@ -12,6 +12,8 @@ export interface StartMessage {
   readonly keys: KeyMaterial;
   readonly node: NodeSettings;
   readonly limits: JobLimits;
+  /** See TransferCounts. */
+  readonly counts: SharedArrayBuffer;
 }
 
 export interface PutJob {

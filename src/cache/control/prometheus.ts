@@ -96,6 +96,15 @@ export function prometheusText(stats: CacheStats): Promise<string> {
   page.counter("kiseki_node_lies_total", "Answers of a storage node that could not be true; nothing of them was used.", [
     [{}, stats.node.lies],
   ]);
+  const { transport } = stats;
+  const byPath = (fabric: number, tls: number): Sample[] => [
+    [{ transport: "fabric", provider: transport.fabric ?? "" }, fabric],
+    [{ transport: "tls", provider: "" }, tls],
+  ];
+  page.counter("kiseki_transfers_total", "Bodies of chunks that were moved.", byPath(transport.fabricTransfers, transport.tlsTransfers));
+  page.counter("kiseki_transfer_bytes_total", "Their bytes, sealed.", byPath(transport.fabricBytes, transport.tlsBytes));
+  page.counter("kiseki_transfer_fallbacks_total", "Bodies that the fabric did not carry, and TLS did.", [[{}, transport.fallbacks]]);
+  page.gauge("kiseki_fabric_paths", "Threads that use the fabric now.", [[{}, transport.openPaths]]);
   const lostSince = stats.node.lostSince === null ? 0 : Date.parse(stats.node.lostSince) / 1_000;
   page.gauge("kiseki_node_connected", "1: a storage node is connected.", [[{}, stats.node.connected ? 1 : 0]]);
   page.gauge("kiseki_node_lost_since_seconds", "When the connection was lost, since 1970; 0: it is there.", [[{}, lostSince]]);

@@ -83,6 +83,15 @@ function stats(staging: Staging): CacheStats {
         refusal: null,
         credentialsExpire: "2036-01-01T00:00:00.000Z",
       }),
+      transport: () => ({
+        fabric: "net",
+        openPaths: 1,
+        fabricTransfers: 5,
+        fabricBytes: 5_000,
+        tlsTransfers: 2,
+        tlsBytes: 200,
+        fallbacks: 1,
+      }),
       wipes: { request: 1 },
     },
   );

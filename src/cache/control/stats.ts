@@ -74,6 +74,19 @@ export const cacheStatsSchema = z.object({
     /** Why the node that answers is not used; null: it is, or none answers. */
     refusal: z.string().nullable(),
   }),
+  /** How the content of chunks is moved. */
+  transport: z.object({
+    /** libfabric's name of the fabric; null: TLS alone. */
+    fabric: z.string().nullable(),
+    /** Threads that use it now; while it rests after failures they use TLS. */
+    openPaths: count,
+    fabricTransfers: count,
+    fabricBytes: count,
+    tlsTransfers: count,
+    tlsBytes: count,
+    /** Of those by TLS: the fabric was tried first, and failed. */
+    fallbacks: count,
+  }),
 });
 export type CacheStats = z.infer<typeof cacheStatsSchema>;
 
@@ -99,6 +112,7 @@ export interface StatsSource {
   datasets(): readonly StagedDataset[];
   readonly wipes: Readonly<Record<string, number>>;
   node(): Readonly<CacheStats["node"]>;
+  transport(): Readonly<CacheStats["transport"]>;
 }
 
 /** Who is asked. */
@@ -117,5 +131,6 @@ export function collectStats(identity: StatsIdentity, source: StatsSource): Cach
     datasets: [...source.datasets()],
     wipes: { ...source.wipes },
     node: source.node(),
+    transport: source.transport(),
   };
 }

@@ -3,21 +3,8 @@
 import { latencyQuantile } from "../../cache/control/latency-histogram.ts";
 import type { CacheStats } from "../../cache/control/stats.ts";
 import { printable } from "../../process/printable.ts";
+import { columns, type Row } from "../shared/columns.ts";
 import { humanBytes, humanCount, humanSeconds, humanShare } from "../shared/quantities.ts";
-
-type Row = readonly string[];
-
-/** Columns of the widest cell's width; the first to the left, the others to the right. */
-function columns(rows: readonly Row[]): string[] {
-  const widths: number[] = [];
-  for (const row of rows) for (const [i, cell] of row.entries()) widths[i] = Math.max(widths[i] ?? 0, cell.length);
-  return rows.map((row) =>
-    row
-      .map((cell, i) => (i === 0 ? cell.padEnd(widths[i] ?? 0) : cell.padStart(widths[i] ?? 0)))
-      .join("  ")
-      .trimEnd(),
-  );
-}
 
 function tiers({ reads, l1, l2, latency }: CacheStats): string[] {
   const all = reads.l1Hits + reads.l2Hits + reads.misses + reads.bypasses;
@@ -88,6 +75,12 @@ function datasets(staged: CacheStats["datasets"]): string[] {
   return ["staged", ...columns(rows)];
 }
 
+function transport({ fabric, openPaths, fabricBytes, tlsBytes, fallbacks }: CacheStats["transport"]): string {
+  if (fabric === null) return `transport tcp (TLS): ${humanBytes(tlsBytes)}`;
+  const state = openPaths > 0 ? "" : " (not in use now)";
+  return `transport fabric ${fabric}${state}: ${humanBytes(fabricBytes)}; by TLS ${humanBytes(tlsBytes)}, ${humanCount(fallbacks)} of them after the fabric had failed`;
+}
+
 export function statsTable(stats: CacheStats): string {
   const { mountpoint, tenant, mode, pid, pool } = stats;
   return [
@@ -96,6 +89,7 @@ export function statsTable(stats: CacheStats): string {
     ...tiers(stats),
     ...disk(stats.l2, mode),
     `wipes     ${counts(stats.wipes)}`,
+    transport(stats.transport),
     ...(stats.node.lostSince === null
       ? []
       : [`node      NO STORAGE NODE since ${stats.node.lostSince}${stats.node.refusal === null ? "" : `: ${stats.node.refusal}`}`]),

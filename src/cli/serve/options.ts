@@ -5,6 +5,8 @@ export interface ServeOptions {
   readonly dataDir: string;
   readonly listen: string;
   readonly gcGrace: string;
+  readonly transports: string;
+  readonly fabricInterface?: string;
   readonly logLevel: string;
   readonly logFile?: string;
   readonly verify?: boolean;

@@ -1,4 +1,5 @@
 /** What `kiseki serve` does; loaded only for it. */
+import { isIP } from "node:net";
 import { resolve } from "node:path";
 import { raiseOpenFilesLimit } from "../../../ffi/libc/rlimit.ts";
 import { failureOf } from "../../client/failure-of.ts";
@@ -9,7 +10,9 @@ import { divideDescriptors } from "../../node/descriptors.ts";
 import { StorageNode, type StorageNodeOptions } from "../../node/storage-node.ts";
 import { verifyDataFolder } from "../../node/verify.ts";
 import { CommandError, ExitStatus } from "../../process/failure.ts";
+import { hasDevices } from "../../process/kernel-devices.ts";
 import { whileServing } from "../../process/stop-signal.ts";
+import { parseTransports, providersOf, TRANSPORT_EXPECTED } from "../../protocol/fabric-providers.ts";
 import { tcpTls } from "../../transport/tcp-tls.ts";
 import { VERSION } from "../../version.ts";
 import type { ServeOptions } from "./options.ts";
@@ -51,12 +54,23 @@ async function startNode(options: Omit<StorageNodeOptions, "descriptors">): Prom
   return await StorageNode.start({ ...options, descriptors });
 }
 
+/** The fabrics to open, each at the address that clients can reach. @throws CommandError */
+function fabricsOf({ transports, fabricInterface }: ServeOptions, host: string): { name: string; source: string | null }[] {
+  const choice = parseTransports(transports);
+  if (choice === null) throw new CommandError(ExitStatus.usage, `--transports ${transports}: expected ${TRANSPORT_EXPECTED}`);
+  if (fabricInterface !== undefined && isIP(fabricInterface) === 0)
+    throw new CommandError(ExitStatus.usage, `--fabric-interface ${fabricInterface}: expected an IP address`);
+  const source = fabricInterface ?? (isIP(host) === 0 || /^[0.:]+$/.test(host) ? null : host);
+  return providersOf(choice, hasDevices).map(({ name, hasIpAddress }) => ({ name, source: hasIpAddress ? source : null }));
+}
+
 /** Returns when the node has stopped. @throws CommandError */
 export async function serve(options: ServeOptions): Promise<void> {
   const dataDir = resolve(options.dataDir);
   const { host, port } = parseListen(options.listen);
   const gcGraceMs = parseSeconds(options.gcGrace);
   if (gcGraceMs === null) throw new CommandError(ExitStatus.usage, `--gc-grace ${options.gcGrace}: expected a time, such as 30m or 1h`);
+  const fabrics = fabricsOf(options, host);
   if (options.verify === true) {
     await verify(dataDir);
     return;
@@ -66,7 +80,7 @@ export async function serve(options: ServeOptions): Promise<void> {
   const logger = createLogger(options.logLevel as LogLevel, options.logFile === undefined ? null : resolve(options.logFile));
   const stopped = whileServing(() => reopenLog(logger));
   const restored = options.restored === true;
-  const node = await startNode({ dataDir, host, port, gcGraceMs, restored, version: VERSION, transport: tcpTls, logger }).catch(
+  const node = await startNode({ dataDir, host, port, gcGraceMs, restored, fabrics, version: VERSION, transport: tcpTls, logger }).catch(
     (error: unknown) => {
       throw startFailure(error, options.listen);
     },

@@ -20,14 +20,19 @@ export interface ChunkPart {
   release?: () => void;
 }
 
+export type TakeMemory = (bytes: number) => Uint8Array;
+
 export interface ChunkStore {
   /**
    * Resolves when the chunk survives power loss. One that is there already is not written again, but counts as just put.
    * `body` must not change meanwhile. `isPromised`: room for it was set aside, so it may use what is kept for records, too.
    */
   put(id: Uint8Array, body: Uint8Array, isPromised?: boolean): Promise<{ existed: boolean }>;
-  /** `length` bytes from `offset`, fewer at the end. A read of the whole chunk is checked: "damaged" when its bytes have changed. */
-  get(id: Uint8Array, offset: number, length: number): MaybePromise<ChunkPart>;
+  /**
+   * `length` bytes from `offset`, fewer at the end. A read of the whole chunk is checked: "damaged" when its bytes have changed.
+   * `take`: where memory for it comes from, at most CHUNK_MAX_BYTES and four pages, in whole pages for O_DIRECT.
+   */
+  get(id: Uint8Array, offset: number, length: number, take?: TakeMemory): MaybePromise<ChunkPart>;
   exists(id: Uint8Array): MaybePromise<boolean>;
   /**
    * Deletes, unless `keep` (told when the chunk was last put) says otherwise. From before it is asked until the chunk is gone or kept,

@@ -18,7 +18,7 @@ import type { MaybePromise } from "../engines/engine.ts";
 import { syncFolder } from "../engines/file-sync.ts";
 import { toNodeError } from "../engines/sqlite-errors.ts";
 import type { PromisedBytes } from "../space-credits.ts";
-import type { ChunkInfo, ChunkPart, ChunkStore } from "./chunk-store.ts";
+import type { ChunkInfo, ChunkPart, ChunkStore, TakeMemory } from "./chunk-store.ts";
 import { ChunkUsage } from "./chunk-usage.ts";
 import { ChunkWriter } from "./chunk-writer.ts";
 import { OpenFiles } from "./open-files.ts";
@@ -206,7 +206,7 @@ export class LocalChunkStore implements ChunkStore {
   }
 
   /** What the page cache has is read at once, but for large parts: those would hold the event loop for a millisecond. */
-  get(id: Uint8Array, offset: number, length: number): MaybePromise<ChunkPart> {
+  get(id: Uint8Array, offset: number, length: number, take: TakeMemory = takeBuffer): MaybePromise<ChunkPart> {
     const path = this.#path(id);
     try {
       const totalBytes = this.#open.size(path) - TRAILER_BYTES;
@@ -215,9 +215,9 @@ export class LocalChunkStore implements ChunkStore {
       if (offset >= end) return { bytes: new Uint8Array(0), totalBytes };
       const whole = offset === 0 && end === totalBytes;
       if (end - offset >= READ_DIRECT_MIN_BYTES && this.#passesCache(id, path, offset, end)) {
-        return this.#onDisk(() => this.#readDirect(id, path, offset, end, totalBytes));
+        return this.#onDisk(() => this.#readDirect(id, path, offset, end, totalBytes, take));
       }
-      const buffer = takeBuffer(end - offset + (whole ? TRAILER_BYTES : 0));
+      const buffer = take(end - offset + (whole ? TRAILER_BYTES : 0));
       const done = buffer.length <= READ_AT_ONCE_MAX_BYTES ? this.#open.readCached(path, buffer, offset) : 0;
       if (done === buffer.length) return this.#checked(id, buffer, totalBytes, whole);
       return this.#onDisk(() => this.#readOn(id, path, buffer, done, offset, totalBytes, whole));
@@ -232,11 +232,11 @@ export class LocalChunkStore implements ChunkStore {
   }
 
   /** Reads whole blocks of the device around bytes [offset, end). */
-  async #readDirect(id: Uint8Array, path: string, offset: number, end: number, totalBytes: number): Promise<ChunkPart> {
+  async #readDirect(id: Uint8Array, path: string, offset: number, end: number, totalBytes: number, take: TakeMemory): Promise<ChunkPart> {
     const whole = offset === 0 && end === totalBytes;
     const start = offset - (offset % DEVICE_BLOCK_BYTES);
     const wantedEnd = end + (whole ? TRAILER_BYTES : 0);
-    const buffer = takeBuffer(Math.ceil((wantedEnd - start) / DEVICE_BLOCK_BYTES) * DEVICE_BLOCK_BYTES);
+    const buffer = take(Math.ceil((wantedEnd - start) / DEVICE_BLOCK_BYTES) * DEVICE_BLOCK_BYTES);
     try {
       const count =
         ptr(buffer) % DEVICE_BLOCK_BYTES === 0

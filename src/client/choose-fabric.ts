@@ -1,0 +1,55 @@
+/** By what the bodies of chunks are moved: asked of the node, and tried, before the chunk Workers start. */
+import type { Logger } from "../log.ts";
+import { findEventLoopFd } from "../process/event-loop-fd.ts";
+import { hasDevices } from "../process/kernel-devices.ts";
+import { NodeError } from "../protocol/errors.ts";
+import { providersOf, type TransportChoice } from "../protocol/fabric-providers.ts";
+import { MIB, RDMA_MEMORY_MAX_BYTES } from "../protocol/limits.ts";
+import { probeFabric, type RdmaSettings, SLOT_BYTES } from "../transfer/rdma-path.ts";
+import type { NodeClient } from "../transport/node-client.ts";
+
+/** Memory that the node may write to, of all Workers together: it is pinned. */
+const SLOTS_MAX_BYTES = 256 * MIB;
+/** Of one Worker: as many as it has transfers of whole chunks at a time. */
+const SLOTS_PER_WORKER = 20;
+
+export interface FabricWish {
+  readonly transport: TransportChoice;
+  readonly fabricInterface: string | null;
+}
+
+/**
+ * The best fabric that both sides have and that carries bytes; null: bodies go by TLS.
+ * @throws NodeError "fabric" when fabrics are named and none can be had
+ */
+export async function chooseFabric(
+  client: NodeClient,
+  { transport, fabricInterface }: FabricWish,
+  workers: number,
+  log: Logger,
+): Promise<RdmaSettings | null> {
+  const wanted = providersOf(transport, hasDevices);
+  if (wanted.length === 0) return null;
+  const isNamed = transport !== "auto";
+  const reasons: string[] = [];
+  try {
+    const { fabrics } = (await client.call("discover", {})).answer;
+    for (const { name, hasIpAddress } of wanted) {
+      if (!fabrics.some(({ provider }) => provider === name)) {
+        reasons.push(`${name}: the storage node does not offer it`);
+        continue;
+      }
+      const source = hasIpAddress ? fabricInterface : null;
+      const slots = Math.min(SLOTS_PER_WORKER, Math.floor(Math.min(SLOTS_MAX_BYTES / workers, RDMA_MEMORY_MAX_BYTES) / SLOT_BYTES));
+      const problem = await probeFabric(client, { provider: name, source, slots: 1 }, findEventLoopFd());
+      if (problem === null) return { provider: name, source, slots };
+      reasons.push(`${name}: ${problem}`);
+    }
+  } catch (error) {
+    if (!isNamed) log.warn({ err: error }, "no fabric could be tried: content goes by TLS");
+    else throw error;
+  }
+  if (isNamed) throw new NodeError("fabric", `no fabric can be used: ${reasons.join("; ")}`);
+  if (reasons.length > 0) log.info({ reasons }, "no fabric can be used: content goes by TLS");
+  return null;
+}

@@ -1,0 +1,169 @@
+/**
+ * A Worker that owns the node's endpoints, and does nothing but transfers between its buffers and clients' memory.
+ */
+
+import { asPointer } from "../../../ffi/libc/libc.ts";
+import { Libfabric } from "../../../ffi/libfabric/libfabric.ts";
+import { type MemoryRegion, RdmEndpoint } from "../../../ffi/libfabric/rdm-endpoint.ts";
+import { findEventLoopFd } from "../../process/event-loop-fd.ts";
+import { fabricProvider } from "../../protocol/fabric-providers.ts";
+import { FabricPump, type Pumped } from "../../transport/fabric-pump.ts";
+import type { FromRdmaWorker, ToRdmaWorker } from "./messages.ts";
+
+declare const self: Worker;
+
+/** Transfers of one endpoint at a time. */
+const OPERATIONS = 64;
+
+class OpenEndpoint implements Pumped {
+  readonly endpoint: RdmEndpoint;
+  readonly buffers: MemoryRegion;
+  /** Jobs by the number of their operation. */
+  readonly running = new Map<number, number>();
+  readonly free = Array.from({ length: OPERATIONS }, (_, i) => i);
+
+  constructor(endpoint: RdmEndpoint, buffers: MemoryRegion) {
+    this.endpoint = endpoint;
+    this.buffers = buffers;
+  }
+
+  readonly onCompletion = (operation: number, error: Error | null): void => {
+    const job = this.running.get(operation);
+    if (job === undefined) return;
+    this.running.delete(operation);
+    this.free.push(operation);
+    say({ kind: "done", job, error: error?.message ?? null });
+  };
+}
+
+interface Peer {
+  readonly at: OpenEndpoint;
+  readonly address: bigint;
+}
+
+type Transfer = Extract<ToRdmaWorker, { kind: "transfer" }>;
+
+const endpoints = new Map<string, OpenEndpoint>();
+const peers = new Map<number, Peer>();
+/** Those that no operation was free for. */
+const waiting: Transfer[] = [];
+
+function say(message: FromRdmaWorker): void {
+  self.postMessage(message);
+}
+
+function start({ providers, memory }: Extract<ToRdmaWorker, { kind: "start" }>): void {
+  const opened: { provider: string; domain: string }[] = [];
+  const failed: { provider: string; reason: string }[] = [];
+  let lib: Libfabric | null = null;
+  for (const { name, source } of providers) {
+    try {
+      lib ??= new Libfabric();
+      lib.setEnvironment(fabricProvider(name)?.environment ?? {});
+      const endpoint = new RdmEndpoint(lib, { provider: name, source, operations: OPERATIONS });
+      try {
+        const buffers = endpoint.register({ address: asPointer(memory.address), length: memory.bytes }, "local");
+        endpoints.set(name, new OpenEndpoint(endpoint, buffers));
+        opened.push({ provider: name, domain: endpoint.device.domain });
+      } catch (error) {
+        endpoint.close();
+        throw error;
+      }
+    } catch (error) {
+      failed.push({ provider: name, reason: error instanceof Error ? error.message : String(error) });
+    }
+  }
+  say({ kind: "started", opened, failed });
+}
+
+function begin(transfer: Transfer): void {
+  const { job, direction, offset, bytes, address, key } = transfer;
+  const peer = peers.get(transfer.peer);
+  if (peer === undefined) {
+    say({ kind: "done", job, error: "the peer is gone" });
+    return;
+  }
+  const { endpoint, buffers, running, free } = peer.at;
+  const operation = free.pop();
+  if (operation === undefined) {
+    waiting.push(transfer);
+    return;
+  }
+  let isStarted = false;
+  try {
+    isStarted =
+      direction === "place"
+        ? endpoint.write(operation, buffers, offset, bytes, peer.address, address, key)
+        : endpoint.read(operation, buffers, offset, bytes, peer.address, address, key);
+  } catch (error) {
+    free.push(operation);
+    say({ kind: "done", job, error: error instanceof Error ? error.message : String(error) });
+    return;
+  }
+  if (isStarted) running.set(operation, job);
+  else {
+    free.push(operation);
+    waiting.push(transfer);
+  }
+}
+
+/** Those that something is under way at; also a connection that is being made comes on only when the endpoint is asked. */
+function busy(): Set<OpenEndpoint> {
+  const found = new Set([...endpoints.values()].filter(({ running }) => running.size > 0));
+  for (const { peer } of waiting) {
+    const at = peers.get(peer)?.at;
+    if (at !== undefined) found.add(at);
+  }
+  return found;
+}
+
+const pump = new FabricPump(findEventLoopFd(), busy, () => {
+  for (const transfer of waiting.splice(0)) begin(transfer);
+});
+
+function stop(): void {
+  for (const { endpoint } of endpoints.values()) {
+    try {
+      endpoint.close();
+    } catch {
+      // The process ends.
+    }
+  }
+  endpoints.clear();
+  peers.clear();
+  say({ kind: "stopped" });
+}
+
+self.onmessage = ({ data }: MessageEvent<ToRdmaWorker>): void => {
+  switch (data.kind) {
+    case "start":
+      start(data);
+      break;
+    case "peer": {
+      const at = endpoints.get(data.provider);
+      try {
+        if (at !== undefined) peers.set(data.id, { at, address: at.endpoint.insert(data.name) });
+      } catch {
+        // Its transfers are told that the peer is gone.
+      }
+      break;
+    }
+    case "forget": {
+      const peer = peers.get(data.id);
+      peers.delete(data.id);
+      try {
+        peer?.at.endpoint.remove(peer.address);
+      } catch {
+        // It stays in the address vector, and nobody asks for it.
+      }
+      break;
+    }
+    case "transfer":
+      begin(data);
+      pump.kick();
+      break;
+    case "stop":
+      stop();
+      break;
+  }
+};

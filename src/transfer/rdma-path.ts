@@ -1,0 +1,350 @@
+/**
+ * Bodies of chunks over a fabric: the client's side, one for each chunk Worker's connection. The node moves sealed bytes into and out of slots of
+ * this memory; requests, answers and the MACs of what is put stay in TLS. Nobody has to trust the slots: what is got must open under its seal,
+ * after a copy, and what is put is checked by its MAC. Whatever goes wrong here, the caller sends the same request with its body in TLS.
+ */
+import { MappedMemory } from "../../ffi/libc/memory.ts";
+import { Libfabric } from "../../ffi/libfabric/libfabric.ts";
+import { RdmEndpoint } from "../../ffi/libfabric/rdm-endpoint.ts";
+import { bodyMac } from "../protocol/body-mac.ts";
+import { NodeError, TransportError } from "../protocol/errors.ts";
+import { fabricProvider } from "../protocol/fabric-providers.ts";
+import { BLOCK_BYTES, MAC_KEY_BYTES, SEALED_CHUNK_MAX_BYTES } from "../protocol/limits.ts";
+import { FabricPump, type Pumped } from "../transport/fabric-pump.ts";
+import type { NodeClient } from "../transport/node-client.ts";
+import type { CheckedSink } from "./chunk-node.ts";
+import { TransferCounts } from "./transfer-counts.ts";
+
+/** Below this a body in TLS is as fast. */
+const BODY_MIN_BYTES = 2 * BLOCK_BYTES;
+/** Room for one sealed chunk, in whole pages. */
+export const SLOT_BYTES = Math.ceil(SEALED_CHUNK_MAX_BYTES / 4_096) * 4_096;
+/** What opening a path, and the transfer that tries it, may take. */
+const PROBE_MS = 3_000;
+const PROBE_BYTES = 64 * 1024;
+/** A path that failed is left alone for this long, twice as long each time, up to a minute. */
+const REST_FIRST_MS = 1_000;
+const REST_MAX_MS = 60_000;
+/** Slots whose transfers ended without a word may still be written to. With more of them than this the path is made anew. */
+const QUARANTINED_MAX = 4;
+
+export interface RdmaSettings {
+  /** libfabric's name. */
+  readonly provider: string;
+  /** The address to use, where the fabric has addresses of its own; null: that of the connection. */
+  readonly source: string | null;
+  readonly slots: number;
+}
+
+interface OpenPath extends Pumped {
+  readonly endpoint: RdmEndpoint;
+  readonly memory: MappedMemory;
+  readonly macKey: Uint8Array;
+  /** Offsets. */
+  readonly free: number[];
+  counter: number;
+  inUse: number;
+  /** Aborted when it is left: what waits for it goes by TLS at once. */
+  readonly gone: AbortController;
+  quarantined: number;
+}
+
+export class RdmaPath {
+  readonly #counts: TransferCounts;
+  readonly #client: NodeClient;
+  readonly #settings: RdmaSettings;
+  readonly #log: (message: string) => void;
+  #lib: Libfabric | null = null;
+  #path: OpenPath | null = null;
+  #opening = false;
+  #restMs = REST_FIRST_MS;
+  #restsUntilMs = 0;
+  #closed = false;
+  /** Those that somebody waits for. */
+  readonly #waitedFor = new Set<OpenPath>();
+  #lastSaid = "";
+  /** Why it could not be opened last. */
+  #problem = "it was closed";
+  readonly #pump: FabricPump;
+  readonly #scratch = new Uint8Array(BLOCK_BYTES);
+
+  /** @param loopFd see FabricPump */
+  constructor(
+    client: NodeClient,
+    settings: RdmaSettings,
+    loopFd: number | null,
+    log: (message: string) => void,
+    counts = new TransferCounts(),
+  ) {
+    this.#counts = counts;
+    this.#pump = new FabricPump(loopFd, () => this.#waitedFor);
+    this.#client = client;
+    this.#settings = settings;
+    this.#log = log;
+  }
+
+  get isOpen(): boolean {
+    return this.#path !== null;
+  }
+
+  /** The connection is there (anew): the node knows nothing of the path of the one before. */
+  connected(): void {
+    this.#drop();
+    void this.#open();
+  }
+
+  disconnected(): void {
+    this.#drop();
+  }
+
+  /** Reads into the sink. null: it did not go this way, and nothing was read. @throws NodeError, TransportError */
+  async get(id: Uint8Array, offset: number, into: CheckedSink, timeoutMs: number): Promise<number | null> {
+    const slot = this.#take(into.length);
+    if (slot === null) return null;
+    const { path, at } = slot;
+    try {
+      const call = this.#client.call("rdmaGet", { id, offset, length: into.length, at }, { timeoutMs, signal: path.gone.signal });
+      const { totalBytes, placed } = (await call).answer;
+      into.begin();
+      // The node, and whoever is on the fabric, may write to the slot at any time: what is opened is a copy.
+      const source = path.memory.bytes;
+      for (let done = 0; done < placed; done += BLOCK_BYTES) {
+        const part = this.#scratch.subarray(0, Math.min(BLOCK_BYTES, placed - done));
+        part.set(source.subarray(at + done, at + done + part.length));
+        into.write(part);
+      }
+      into.finish();
+      this.#carried(path, at, placed);
+      return totalBytes;
+    } catch (error) {
+      return this.#failed(path, at, error);
+    }
+  }
+
+  /** Stores a sealed chunk; false: it did not go this way. @throws NodeError, TransportError */
+  async put(id: Uint8Array, sealed: Uint8Array, timeoutMs: number): Promise<boolean> {
+    const slot = this.#take(sealed.length);
+    if (slot === null) return false;
+    const { path, at } = slot;
+    try {
+      const counter = ++path.counter;
+      // Of the bytes that nobody else can reach, not of those in the slot.
+      const mac = bodyMac(path.macKey, counter, sealed);
+      path.memory.bytes.set(sealed, at);
+      await this.#client.call("rdmaPut", { id, body: { at, bytes: sealed.length, counter, mac } }, { timeoutMs, signal: path.gone.signal });
+      this.#carried(path, at, sealed.length);
+      return true;
+    } catch (error) {
+      return this.#failed(path, at, error) !== null;
+    }
+  }
+
+  #take(bytes: number): { path: OpenPath; at: number } | null {
+    if (bytes < BODY_MIN_BYTES || bytes > SLOT_BYTES) return null;
+    const path = this.#path;
+    if (path === null) {
+      if (!this.#opening && performance.now() >= this.#restsUntilMs) void this.#open();
+      return null;
+    }
+    const at = path.free.pop();
+    if (at === undefined) return null;
+    this.#use(path);
+    return { path, at };
+  }
+
+  /** From here on the node's transfers go on. */
+  #use(path: OpenPath): void {
+    path.inUse++;
+    this.#waitedFor.add(path);
+    this.#pump.kick();
+  }
+
+  #unuse(path: OpenPath): void {
+    path.inUse--;
+    if (path.inUse === 0) this.#waitedFor.delete(path);
+  }
+
+  #carried(path: OpenPath, at: number, bytes: number): void {
+    this.#unuse(path);
+    path.free.push(at);
+    this.#counts.byFabric(bytes);
+    this.#restMs = REST_FIRST_MS;
+  }
+
+  /** What is wrong with the chunk is the caller's; what is wrong with the fabric is ours, and the request goes by TLS. */
+  #failed(path: OpenPath, at: number, error: unknown): null {
+    this.#unuse(path);
+    if (error instanceof NodeError && error.code !== "fabric") {
+      path.free.push(at);
+      throw error;
+    }
+    this.#counts.fellBack();
+    // An answer never came: a transfer may still be under way.
+    path.quarantined++;
+    if (path.gone.signal.aborted) return null;
+    if (error instanceof TransportError && error.kind !== "timeout") throw error;
+    if (error instanceof NodeError || path.quarantined > QUARANTINED_MAX || !(error instanceof TransportError)) this.#rest(path, error);
+    return null;
+  }
+
+  /** Leaves the path for a while. Of all that were under way on it the first failure counts. */
+  #rest(path: OpenPath, error: unknown): void {
+    if (this.#path !== path) return;
+    this.#drop();
+    this.#say(`bodies go by TLS for ${this.#restMs / 1000} s, the fabric ${this.#settings.provider} failed: ${textOf(error)}`);
+    this.#restsUntilMs = performance.now() + this.#restMs;
+    this.#restMs = Math.min(REST_MAX_MS, 2 * this.#restMs);
+  }
+
+  /** Each reason once in a row. */
+  #say(message: string): void {
+    if (message === this.#lastSaid) return;
+    this.#lastSaid = message;
+    this.#log(message);
+  }
+
+  /** Opens it now. null: it is open, else why it can't be. */
+  async tryOnce(): Promise<string | null> {
+    await this.#open();
+    return this.isOpen ? null : this.#problem;
+  }
+
+  /** The transfer that a path is tried with. Nothing else may be under way. @throws NodeError, TransportError, Error */
+  async probe(): Promise<void> {
+    if (this.#path === null) throw new Error("the path is closed");
+    await this.#tryBothWays(this.#path);
+  }
+
+  async #open(): Promise<void> {
+    if (this.#opening || this.#closed) return;
+    this.#opening = true;
+    let path: OpenPath | null = null;
+    try {
+      path = this.#openEndpoint();
+      await this.#introduce(path);
+      if (this.#closed) throw new Error("closed");
+      this.#path = path;
+      this.#counts.isOpen = true;
+      this.#say(`bodies go over the fabric ${this.#settings.provider} (${path.endpoint.device.domain})`);
+    } catch (error) {
+      if (path !== null) {
+        this.#waitedFor.delete(path);
+        close(path);
+      }
+      if (!this.#closed) this.#restAfterOpening(error);
+    } finally {
+      this.#opening = false;
+    }
+  }
+
+  #restAfterOpening(error: unknown): void {
+    this.#problem = textOf(error);
+    this.#say(`bodies go by TLS, the fabric ${this.#settings.provider} can't be used: ${textOf(error)}`);
+    this.#restsUntilMs = performance.now() + this.#restMs;
+    this.#restMs = Math.min(REST_MAX_MS, 2 * this.#restMs);
+  }
+
+  #openEndpoint(): OpenPath {
+    const { provider, slots } = this.#settings;
+    const kind = fabricProvider(provider);
+    this.#lib ??= new Libfabric();
+    this.#lib.setEnvironment(kind?.environment ?? {});
+    const source = this.#settings.source ?? (kind?.hasIpAddress === true ? this.#client.localAddress : null);
+    const memory = new MappedMemory(slots * SLOT_BYTES);
+    try {
+      const endpoint = new RdmEndpoint(this.#lib, { provider, source, operations: 1 });
+      const free = Array.from({ length: slots }, (_, i) => i * SLOT_BYTES);
+      const macKey = crypto.getRandomValues(new Uint8Array(MAC_KEY_BYTES));
+      return {
+        endpoint,
+        onCompletion: () => undefined,
+        memory,
+        macKey,
+        free,
+        counter: 0,
+        inUse: 0,
+        quarantined: 0,
+        gone: new AbortController(),
+      };
+    } catch (error) {
+      memory.close();
+      throw error;
+    }
+  }
+
+  /** Tells the node of the memory, and tries it with a real transfer both ways. */
+  async #introduce(path: OpenPath): Promise<void> {
+    const { endpoint, memory, macKey } = path;
+    const { provider } = this.#settings;
+    const region = endpoint.register(memory, "remote");
+    const word = (value: bigint) => {
+      const bytes = new Uint8Array(8);
+      new DataView(bytes.buffer).setBigUint64(0, value);
+      return bytes;
+    };
+    const memoryOf = { base: word(region.base), key: word(region.key), bytes: memory.length, macKey };
+    this.#use(path);
+    try {
+      await this.#client.call("rdmaOpen", { provider, name: endpoint.name, ...memoryOf }, { timeoutMs: PROBE_MS });
+      await this.#tryBothWays(path);
+    } finally {
+      this.#unuse(path);
+    }
+  }
+
+  /** 64 KiB there and back, through the first slot. @throws NodeError, TransportError; Error when something else came back */
+  async #tryBothWays(path: OpenPath): Promise<void> {
+    const { memory, macKey } = path;
+    this.#use(path);
+    try {
+      const sent = crypto.getRandomValues(memory.bytes.subarray(0, PROBE_BYTES));
+      const counter = ++path.counter;
+      const body = { at: 0, bytes: PROBE_BYTES, counter, mac: bodyMac(macKey, counter, sent) };
+      await this.#client.call("rdmaProbe", body, { timeoutMs: PROBE_MS });
+      if (Buffer.compare(sent, memory.bytes.subarray(PROBE_BYTES, 2 * PROBE_BYTES)) !== 0)
+        throw new Error("what came back was not what was sent");
+    } finally {
+      this.#unuse(path);
+    }
+  }
+
+  #drop(): void {
+    const path = this.#path;
+    this.#path = null;
+    if (path === null) return;
+    this.#counts.isOpen = false;
+    this.#waitedFor.delete(path);
+    path.gone.abort();
+    close(path);
+  }
+
+  close(): void {
+    this.#closed = true;
+    this.#drop();
+  }
+}
+
+/** Whether the fabric carries bytes between this machine and the node; null: it does, else why not. */
+export async function probeFabric(client: NodeClient, settings: RdmaSettings, loopFd: number | null): Promise<string | null> {
+  const path = new RdmaPath(client, settings, loopFd, () => undefined);
+  try {
+    return await path.tryOnce();
+  } finally {
+    path.close();
+  }
+}
+
+/** Memory that a transfer may still go to is unmapped only when the endpoint is closed: nothing goes there then. */
+function close({ endpoint, memory, macKey }: OpenPath): void {
+  try {
+    endpoint.close();
+    memory.close();
+  } catch {
+    // What could not be closed may still be written to: the memory stays.
+  }
+  macKey.fill(0);
+}
+
+function textOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}
