@@ -1,5 +1,5 @@
 /** What is derived from the data key of one epoch. The whole hierarchy is drawn in key-ring.ts. */
-import { createSecretKey, hkdfSync, type KeyObject } from "node:crypto";
+import { createSecretKey, type KeyObject } from "node:crypto";
 import { HmacSha256, hkdfExpand32, hkdfExtract } from "./hmac.ts";
 
 export const DATA_KEY_BYTES = 32;
@@ -74,14 +74,19 @@ export class EpochKeys {
    */
   chunkKey(chunkId: Uint8Array, header: Uint8Array): KeyObject {
     const info = Buffer.concat([Buffer.from(`${KeyLabel.chunk}\0`), header]);
-    const raw = new Uint8Array(hkdfSync("sha256", this.#dataKey, chunkId, info, 32));
+    const prk = hkdfExtract(chunkId, this.#dataKey);
+    const raw = hkdfExpand32(new HmacSha256(prk), info);
+    prk.fill(0);
     const key = createSecretKey(raw);
     raw.fill(0);
     return key;
   }
 
+  /** A copy in shared memory: a message to a Worker brings no copy of its own, which nobody could overwrite. */
   exportKey(): Uint8Array {
-    return this.#dataKey.slice();
+    const copy = new Uint8Array(new SharedArrayBuffer(DATA_KEY_BYTES));
+    copy.set(this.#dataKey);
+    return copy;
   }
 
   wipe(): void {

@@ -1,4 +1,5 @@
 /** HMAC-SHA256 and HKDF-SHA256 (RFC 2104, RFC 5869) on Bun's native hasher, for many short messages under one key. */
+import { createHmac } from "node:crypto";
 
 const SHA256_BYTES = 32;
 
@@ -27,9 +28,14 @@ export class HmacSha256 {
 const sharedDigest64 = new Uint8Array(64);
 const sharedDigest = sharedDigest64.subarray(0, SHA256_BYTES);
 
-/** HKDF-Extract: a pseudorandom key of 32 bytes. An empty salt stands for 32 zero bytes, as in the RFC. */
+/**
+ * HKDF-Extract: a pseudorandom key of 32 bytes. An empty salt stands for 32 zero bytes, as in the RFC. By node:crypto, which overwrites its state
+ * when it is done: Bun's hasher leaves the key material in memory that it has freed.
+ */
 export function hkdfExtract(salt: Uint8Array, keyMaterial: Uint8Array): Uint8Array {
-  return new HmacSha256(salt.length === 0 ? new Uint8Array(SHA256_BYTES) : salt).digestShared(keyMaterial).slice();
+  return createHmac("sha256", salt.length === 0 ? new Uint8Array(SHA256_BYTES) : salt)
+    .update(keyMaterial)
+    .digest();
 }
 
 /** HKDF-Expand for exactly 32 bytes, which is one HMAC: T(1) = HMAC(prk, info | 0x01). */

@@ -14,6 +14,7 @@
  * Later epochs have a wrapping key of their own so that a running client can take up an epoch that another one has begun, and need not
  * keep the KEK for that.
  */
+import { randomFillSync } from "node:crypto";
 import { aeskw } from "@noble/ciphers/aes.js";
 import { lockMemory } from "../../ffi/libc/protect.ts";
 import { checkEpoch, DATA_KEY_BYTES, EpochKeys, FIRST_EPOCH } from "./epoch-keys.ts";
@@ -37,7 +38,7 @@ export interface WrappedKey {
   readonly wrapped: Uint8Array;
 }
 
-/** The raw data keys, for a Worker of the same process (structured clone). Secret: never write or log it. */
+/** The raw data keys, for another thread of the same process, in shared memory: whoever has taken them up wipes them. Secret: never write or log it. */
 export interface KeyMaterial {
   readonly keys: readonly { readonly epoch: number; readonly key: Uint8Array }[];
 }
@@ -108,7 +109,8 @@ export class KeyRing {
     const view = new DataView(plain.buffer);
     view.setUint32(0, WRAP_MAGIC);
     view.setUint32(4, epoch);
-    crypto.getRandomValues(plain.subarray(WRAP_HEADER_BYTES));
+    // Not crypto.getRandomValues: small requests are served from a stock of random bytes, where they stay.
+    randomFillSync(plain, WRAP_HEADER_BYTES);
     const wrapping = epoch === FIRST_EPOCH ? kek : laterEpochsKey(kek);
     const wrapped = aeskw(wrapping).encrypt(plain);
     if (wrapping !== kek) wrapping.fill(0);

@@ -230,10 +230,14 @@ export class Volume {
 
   async #writeThrough({ inode, isDirect }: FileHandle, caller: Caller, offset: Offset, data: Uint8Array, append: boolean): Promise<number> {
     const { mode } = inode;
-    await this.#dropCapabilities(inode);
-    const written = await this.#writer.write(this.namespace, inode, caller, offset, data, append);
-    // A copy of ours, which nothing refers to any more; freed memory keeps what is in it.
-    data.fill(0);
+    let written: number;
+    try {
+      await this.#dropCapabilities(inode);
+      written = await this.#writer.write(this.namespace, inode, caller, offset, data, append);
+    } finally {
+      // A copy of ours, which nothing refers to any more; freed memory keeps what is in it.
+      data.fill(0);
+    }
     if (isDirect) await this.#writer.writeOut(this.namespace, inode, false);
     await this.#tellOfMode(inode, mode);
     return written;

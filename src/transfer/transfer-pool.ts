@@ -7,7 +7,7 @@
  */
 import { availableParallelism } from "node:os";
 import type { ChunkRef } from "../crypto/chunk-seal.ts";
-import { type KeyMaterial, KeyRing, wipeMaterial } from "../crypto/key-ring.ts";
+import { type KeyMaterial, KeyRing } from "../crypto/key-ring.ts";
 import { TransportError } from "../protocol/errors.ts";
 import type { ChunkNode } from "./chunk-node.ts";
 import { ChunkPipeline, type PipelineBuffers, SMALL_BLOCKS_MAX } from "./chunk-pipeline.ts";
@@ -123,7 +123,7 @@ export class TransferPool {
   addKeys(keys: KeyMaterial): void {
     if (this.#state === "closed") return;
     this.#keys.addMaterial(keys);
-    for (const thread of this.#threads) thread.addKeys(keys);
+    for (const thread of this.#threads) thread.addKeys(this.#keys.export());
   }
 
   /** put() on the calling thread, whatever runs there already; at most SMALL_BLOCKS_MAX blocks. */
@@ -192,8 +192,6 @@ export class TransferPool {
         onLog: (message) => onWarning?.(`chunk worker: ${message}`),
       },
     );
-    // Sent: the Worker has a copy.
-    wipeMaterial(keys);
     this.#threads.add(thread);
     thread.ready.then(
       () => this.#dispatch(),

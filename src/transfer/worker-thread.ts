@@ -1,7 +1,7 @@
 /** One chunk Worker as TransferPool sees it: jobs out, results in, and word when the thread is gone. */
 
 import type { ChunkRef } from "../crypto/chunk-seal.ts";
-import type { KeyMaterial } from "../crypto/key-ring.ts";
+import { type KeyMaterial, wipeMaterial } from "../crypto/key-ring.ts";
 import { TransportError } from "../protocol/errors.ts";
 import { workerUrl } from "../worker-url.ts";
 import { type FromWorker, type Job, type JobKind, type StartMessage, type ToWorker, unpackError } from "./worker-messages.ts";
@@ -37,6 +37,8 @@ export class WorkerThread {
   readonly ready: Promise<void>;
   readonly #worker: WorkerLike;
   readonly #events: WorkerThreadEvents;
+  /** In memory that is shared with it. */
+  readonly #sentKeys: KeyMaterial[] = [];
   readonly #jobs = new Map<number, { result: JobResult; kind: JobKind }>();
   readonly #ready = Promise.withResolvers<void>();
   readonly #closed = Promise.withResolvers<void>();
@@ -45,6 +47,7 @@ export class WorkerThread {
   readonly #free: Record<JobKind, number>;
   #state: "starting" | "ready" | "closing" | "gone" = "starting";
 
+  /** `start.keys` are wiped when the Worker has them. */
   constructor(worker: WorkerLike, start: StartMessage, events: WorkerThreadEvents) {
     this.#worker = worker;
     this.#events = events;
@@ -58,6 +61,7 @@ export class WorkerThread {
       this.#ended.resolve();
       void this.#fail("the thread ended");
     });
+    this.#sentKeys.push(start.keys);
     this.#post(start);
   }
 
@@ -73,8 +77,9 @@ export class WorkerThread {
     this.#post({ kind: "job", id, job, timeoutMs });
   }
 
-  /** Jobs that are given to it from now on find these keys, too. */
+  /** Jobs that are given to it from now on find these keys, too. They are wiped when it has them. */
   addKeys(keys: KeyMaterial): void {
+    this.#sentKeys.push(keys);
     if (this.#state === "starting" || this.#state === "ready") this.#post({ kind: "keys", keys });
   }
 
@@ -130,6 +135,8 @@ export class WorkerThread {
   /** Ends the thread, and only then tells its jobs: until then it may be writing to their cells. */
   async #end(reason: string): Promise<void> {
     this.#worker.terminate();
+    // Those that it never took up.
+    for (const keys of this.#sentKeys.splice(0)) wipeMaterial(keys);
     await within(this.#ended.promise, TERMINATE_WAIT_MS);
     this.#state = "gone";
     this.#ready.reject(new TransportError("closed", `chunk worker: ${reason}`));

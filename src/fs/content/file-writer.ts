@@ -96,6 +96,7 @@ export class FileWriter implements Owed {
     return this.#writeSlowly(namespace, inode, caller, offset, new Uint8Array(data), append, cellsWanted);
   }
 
+  /** `data`: a copy that is ours, and is overwritten. */
   async #writeSlowly(
     namespace: Namespace,
     inode: Inode,
@@ -105,13 +106,18 @@ export class FileWriter implements Owed {
     append: boolean,
     cellsWanted: number,
   ): Promise<number> {
-    for (;;) {
-      while (this.#store.dirtyCells + cellsWanted > this.#store.dirtyCellsMax) await this.#relieve();
-      while (this.#credit.spare < owedFor(cellsWanted)) await this.#obtain(owedFor(cellsWanted));
-      const cells = await this.#store.arena.take(cellsWanted);
-      // Others may have used it meanwhile.
-      if (this.#credit.spare >= owedFor(cellsWanted)) return this.#apply(namespace, inode, caller, offset, data, append, cells);
-      this.#store.arena.unpinAll(cells);
+    try {
+      for (;;) {
+        while (this.#store.dirtyCells + cellsWanted > this.#store.dirtyCellsMax) await this.#relieve();
+        while (this.#credit.spare < owedFor(cellsWanted)) await this.#obtain(owedFor(cellsWanted));
+        const cells = await this.#store.arena.take(cellsWanted);
+        // Others may have used it meanwhile.
+        if (this.#credit.spare >= owedFor(cellsWanted)) return this.#apply(namespace, inode, caller, offset, data, append, cells);
+        this.#store.arena.unpinAll(cells);
+      }
+    } finally {
+      // Freed memory keeps what is in it.
+      data.fill(0);
     }
   }
 
