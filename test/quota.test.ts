@@ -174,6 +174,78 @@ test("a node that is killed under writers at the limit keeps what they were told
   await own.stop();
 });
 
+test("fallocate sets room aside: others find it taken, the file's own writes find it, and what cuts the file gives it back", async () => {
+  const own = await limitedNode();
+  const mount = await TestMount.mount(own);
+  const other = await TestMount.mount(own);
+  const program = `
+import ctypes, errno, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+top, there = sys.argv[1:]
+MIB = 2**20; KEEP, PUNCH = 1, 2
+def fallocate(fd, mode, offset, length):
+    if libc.fallocate(fd, mode, ctypes.c_long(offset), ctypes.c_long(length)) != 0: raise OSError(ctypes.get_errno(), "fallocate")
+def name(call, *args):
+    try: call(*args); return "ok"
+    except OSError as e: return errno.errorcode[e.errno]
+def fill(path):
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC); n = 0
+    try:
+        while True: os.write(fd, os.urandom(MIB // 2)); n += 1
+    except OSError as e: said = errno.errorcode[e.errno]
+    try: os.fsync(fd)
+    except OSError as e: said += " " + errno.errorcode[e.errno]
+    os.close(fd)
+    return said, n / 2
+def free(): s = os.statvfs(top); return s.f_bavail * s.f_frsize / MIB
+fd = os.open(top + "/reserved", os.O_RDWR | os.O_CREAT)
+before = free()
+print("fallocate", name(fallocate, fd, 0, 0, 30 * MIB), os.fstat(fd).st_size // MIB, os.fstat(fd).st_blocks * 512 // MIB)
+import time; time.sleep(2.5)
+print("df", round(before - free()) in (30, 31, 32))
+print("more", name(fallocate, fd, 0, 30 * MIB, 40 * MIB), os.fstat(fd).st_size // MIB)
+print("zeros", os.pread(fd, MIB, 20 * MIB) == bytes(MIB))
+time.sleep(4.5)
+said, n = fill(there + "/other"); print("other mount", said, 18 < n < 30)
+said, n = fill(top + "/same"); print("same mount", said, n < 8)
+# Its own writes: pieces out of order, unaligned, and again what was written.
+for at in range(29, -1, -1): os.pwrite(fd, os.urandom(MIB), at * MIB)
+print("written", name(os.fsync, fd), os.fstat(fd).st_blocks * 512 // MIB)
+os.unlink(top + "/same"); os.unlink(there + "/other"); os.close(fd); os.unlink(top + "/reserved")
+deadline = time.monotonic() + 30
+while free() < before - 2 and time.monotonic() < deadline: time.sleep(0.5)
+print("back", free() >= before - 2)
+fd = os.open(top + "/log", os.O_RDWR | os.O_CREAT | os.O_APPEND)
+print("keep size", name(fallocate, fd, KEEP, 0, 40 * MIB), os.fstat(fd).st_size, os.fstat(fd).st_blocks * 512 // MIB)
+said, n = fill(top + "/same"); print("beside it", said, n < 20)
+for i in range(40 * 4): os.write(fd, os.urandom(MIB // 4))
+print("appended", name(os.fsync, fd), os.fstat(fd).st_size // MIB)
+os.unlink(top + "/same"); os.ftruncate(fd, 0)
+deadline = time.monotonic() + 30
+while name(fallocate, fd, 0, 0, 20 * MIB) != "ok" and time.monotonic() < deadline: time.sleep(0.5)
+fallocate(fd, KEEP | PUNCH, 0, 5 * MIB); print("punched", os.fstat(fd).st_blocks * 512 // MIB)
+os.ftruncate(fd, 10 * MIB); print("truncated", os.fstat(fd).st_blocks * 512 // MIB)
+os.ftruncate(fd, 0); print("cut", os.fstat(fd).st_blocks)
+`;
+  expect((await runOk("python3", ["-c", program, mount.path, other.path])).split("\n")).toEqual([
+    "fallocate ok 30 30",
+    "df True",
+    "more EDQUOT 30",
+    "zeros True",
+    "other mount EDQUOT True",
+    "same mount EDQUOT True",
+    "written ok 30",
+    "back True",
+    "keep size ok 0 40",
+    "beside it EDQUOT True",
+    "appended ok 40",
+    "punched 15",
+    "truncated 5",
+    "cut 0",
+    "",
+  ]);
+});
+
 test("names and extended attributes meet the limit too; renaming, changing and deleting go on", async () => {
   const own = await limitedNode();
   const at = (await TestMount.mount(own)).path;

@@ -66,7 +66,7 @@ export class Filesystem implements Vfs {
   #nextHandle = 1;
   /** Set by refuse(). */
   refusal: FsError | null = null;
-  #statfs: { result: StatFs; atMs: number } | null = null;
+  #statfs: { result: StatFs; atMs: number; refusals: number } | null = null;
 
   constructor({ volumes, root }: FilesystemOptions) {
     this.#volumes = volumes;
@@ -377,9 +377,11 @@ export class Filesystem implements Vfs {
 
   async statfs(ino: number): Promise<StatFs> {
     const known = this.#statfs;
-    if (known !== null && performance.now() - known.atMs < STATFS_TTL_MS) return known.result;
     const volume = this.#isRoot(ino) ? this.#root?.anyVolume() : this.#volume(ino);
     if (volume === undefined) return STATFS_UNKNOWN;
+    // Who was refused looks at once, and must not be told of the room that there was.
+    const isFresh = known !== null && performance.now() - known.atMs < STATFS_TTL_MS && known.refusals === volume.refusals;
+    if (isFresh) return known.result;
     const asked = this.#askStatfs(volume);
     // When it fails after all, nobody waits for it any more.
     asked.catch(() => {});
@@ -388,8 +390,10 @@ export class Filesystem implements Vfs {
   }
 
   async #askStatfs(volume: Volume): Promise<StatFs> {
+    const { refusals } = volume;
     const { totalBytes, freeBytes, inodes, freeInodes } = await volume.namespace.shard.statfs();
-    const freeBlocks = Math.floor(freeBytes / STATFS_BLOCK_BYTES);
+    // The node counts what the mount may still write as free; some of that is set aside.
+    const freeBlocks = Math.floor(Math.max(0, freeBytes - volume.reservedBytes) / STATFS_BLOCK_BYTES);
     // Inodes take what space there is: as many are free as 4 KiB blocks, or as the tenant may still make.
     const freeFiles = Math.min(freeBlocks, freeInodes ?? freeBlocks);
     const result: StatFs = {
@@ -400,7 +404,7 @@ export class Filesystem implements Vfs {
       freeFiles,
       nameMax: NAME_MAX_BYTES,
     };
-    this.#statfs = { result, atMs: performance.now() };
+    this.#statfs = { result, atMs: performance.now(), refusals };
     return result;
   }
 

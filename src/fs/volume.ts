@@ -243,6 +243,16 @@ export class Volume {
     return written;
   }
 
+  /** Times that a writer of the mount was refused for want of room. */
+  get refusals(): number {
+    return this.#writer.refusals;
+  }
+
+  /** What fallocate has set aside in all files of the mount. */
+  get reservedBytes(): number {
+    return this.#writer.reservedBytes;
+  }
+
   /** close(2): other mounts that open the file from here on see what was written. */
   flush({ inode, isWritable }: FileHandle): MaybePromise<void> {
     if (isWritable) requireKept(inode);
@@ -261,6 +271,7 @@ export class Volume {
     inode.openCount--;
     if (inode.openCount > 0 || !inode.isOrphan || inode.isDirectory) return;
     if (inode.isGone) {
+      this.#writer.unreserve(inode, 0, Number.MAX_SAFE_INTEGER);
       this.namespace.drop(inode.number);
       return;
     }

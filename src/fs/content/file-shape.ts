@@ -7,7 +7,17 @@ import type { Namespace } from "../inodes/namespace.ts";
 import { modeAfterWrite } from "../inodes/set-id.ts";
 import { now } from "../posix/clock.ts";
 import { FsError } from "../posix/errno.ts";
-import { addOffset, distance, maxOffset, offsetInRegion, REGION_BYTES, regionOf, regionSpans, withinRegion } from "../posix/offsets.ts";
+import {
+  addOffset,
+  distance,
+  FILE_MAX_BYTES,
+  maxOffset,
+  offsetInRegion,
+  REGION_BYTES,
+  regionOf,
+  regionSpans,
+  withinRegion,
+} from "../posix/offsets.ts";
 import { type Caller, FallocateMode, type Offset, type SetAttr, Whence } from "../posix/vfs.ts";
 import type { StoredMap, StoredSource } from "../records/composition.ts";
 import {
@@ -64,6 +74,7 @@ export async function truncate(namespace: Namespace, writer: FileWriter, inode: 
     await cutFarTail(namespace, inode, size, finish);
     await cutTail(namespace, inode, size, finish);
   }
+  writer.unreserve(inode, size, FILE_MAX_BYTES);
   // The kernel cuts its own pages when it truncates.
   inode.kernelGeneration = inode.stored.generation;
   inode.pending = content.active.isEmpty ? null : { size: maxOffset(size, content.active.end) };
@@ -156,7 +167,7 @@ function fits({ stored }: Inode, from: number, end: number | null, found: readon
   return true;
 }
 
-/** fallocate(2): space is not reserved, but sizes and holes are as asked for. The caller holds the inode's lock. */
+/** fallocate(2): what is allocated is set aside while the mount lasts, see Reservations. The caller holds the inode's lock. */
 export async function fallocate(
   namespace: Namespace,
   writer: FileWriter,
@@ -175,22 +186,42 @@ export async function fallocate(
   if (punches || zeroes) {
     await writer.writeOutLocked(namespace, inode, false);
     await clearRange(namespace, inode, caller, offset, end);
+    if (punches) writer.unreserve(inode, offset, end);
   }
-  if (!punches) await requireRoom(namespace, inode, offset, end);
+  if (!punches) await reserve(namespace, writer, inode, offset, end);
   if (!keepsSize && end > inode.size) await truncate(namespace, writer, inode, caller, { size: end });
   else if (!punches && !zeroes) await markModified(namespace, inode, caller);
 }
 
 /**
- * Nothing is set aside: a hole costs nothing until it is written. But what could never be written is refused now.
- * @throws FsError ENOSPC
+ * Sets room aside for what has none in the range.
+ * @throws FsError EDQUOT, ENOSPC
  */
-async function requireRoom(namespace: Namespace, inode: Inode, offset: Offset, end: Offset): Promise<void> {
-  const { freeBytes } = await namespace.shard.statfs();
-  // What the file has already, wherever it lies, may be in the range.
-  const wanted = BigInt(end) - BigInt(offset) - BigInt(inode.stored.allocated);
-  if (wanted > BigInt(freeBytes))
-    throw new FsError("ENOSPC", `inode ${inode.ino}: ${wanted} bytes were to be allocated, and ${freeBytes} are free`);
+async function reserve(namespace: Namespace, writer: FileWriter, inode: Inode, offset: Offset, end: Offset): Promise<void> {
+  // Beyond 8 PiB positions are not counted; nobody has that much, and a few bytes at the end of a sparse file are written as others are.
+  if (typeof offset !== "number" || typeof end !== "number") {
+    if (distance(offset, end, Number.MAX_SAFE_INTEGER) > (await namespace.shard.statfs()).freeBytes) throw new FsError("ENOSPC");
+    return;
+  }
+  // What is dirty has its room by its own.
+  await writer.writeOutLocked(namespace, inode, false);
+  const holes: { start: number; end: number }[] = [];
+  let from = offset;
+  if (offset < inode.stored.size) {
+    for await (const { region, map } of walkRegions(namespace, inode, regionOf(offset))) {
+      const base = region * REGION_BYTES;
+      if (base >= end) break;
+      for (const extent of map.extents) {
+        const [start, stop] = [base + extent.start, base + extent.end];
+        if (stop <= from) continue;
+        if (start >= end) break;
+        if (start > from) holes.push({ start: from, end: start });
+        from = stop;
+      }
+    }
+  }
+  if (from < end) holes.push({ start: from, end });
+  await writer.reserve(inode, holes);
 }
 
 /** What file_modified() does on a local filesystem, for a change that leaves every byte as it is. */

@@ -11,6 +11,7 @@ import { addOffset, maxOffset } from "../posix/offsets.ts";
 import type { Caller, MaybePromise, Offset } from "../posix/vfs.ts";
 import type { NodeCalls } from "../shard/node-calls.ts";
 import type { ContentStore } from "./content-store.ts";
+import { Reservations } from "./reservations.ts";
 import { type Owed, SpaceCredit } from "./space-credit.ts";
 import { placeAppended, writeOutLocked } from "./write-out.ts";
 
@@ -33,6 +34,8 @@ const SPARE_CELLS = 2;
 const CELL_OWES_BYTES = BLOCK_BYTES + TAG_BYTES + 240;
 const FILE_OWES_BYTES = 128 * KIB;
 const WRITE_OWES_BYTES = 64;
+/** Set aside for what is to be written later: pages of 4 KiB. */
+const WRITES_PER_CELL = 16;
 
 export interface FailureLog {
   warn(fields: object, message: string): void;
@@ -49,6 +52,10 @@ export class FileWriter implements Owed {
   readonly #log: FailureLog;
   readonly #dirty = new Map<Inode, DirtyFile>();
   readonly #credit: SpaceCredit;
+  readonly #reservations = new Reservations({
+    blockBytes: CELL_OWES_BYTES + WRITES_PER_CELL * WRITE_OWES_BYTES,
+    onceBytes: owedFor(SPARE_CELLS + 1),
+  });
   #relief: Promise<void> | null = null;
   #flush: Promise<void> | null = null;
   readonly #timer: Timer;
@@ -70,6 +77,10 @@ export class FileWriter implements Owed {
   }
 
   get bytes(): number {
+    return this.writtenBytes + this.#reservations.owedBytes;
+  }
+
+  get writtenBytes(): number {
     return this.#store.dirtyCells * CELL_OWES_BYTES + this.#dirty.size * FILE_OWES_BYTES + this.#writes * WRITE_OWES_BYTES;
   }
 
@@ -88,7 +99,10 @@ export class FileWriter implements Owed {
    */
   write(namespace: Namespace, inode: Inode, caller: Caller, offset: Offset, data: Uint8Array, append: boolean): MaybePromise<number> {
     const cellsWanted = Math.ceil(data.length / BLOCK_BYTES) + SPARE_CELLS;
-    if (this.#store.dirtyCells + cellsWanted <= this.#store.dirtyCellsMax && this.#credit.spare >= owedFor(cellsWanted)) {
+    if (
+      this.#store.dirtyCells + cellsWanted <= this.#store.dirtyCellsMax &&
+      this.#credit.spare >= this.#needed(inode, offset, data.length, append, cellsWanted)
+    ) {
       const cells = this.#store.arena.tryTake(cellsWanted);
       if (cells !== null) return this.#apply(namespace, inode, caller, offset, data, append, cells);
     }
@@ -109,16 +123,56 @@ export class FileWriter implements Owed {
     try {
       for (;;) {
         while (this.#store.dirtyCells + cellsWanted > this.#store.dirtyCellsMax) await this.#relieve();
-        while (this.#credit.spare < owedFor(cellsWanted)) await this.#obtain(owedFor(cellsWanted));
+        for (;;) {
+          const needed = this.#needed(inode, offset, data.length, append, cellsWanted);
+          if (this.#credit.spare >= needed) break;
+          await this.#obtain(needed);
+        }
         const cells = await this.#store.arena.take(cellsWanted);
         // Others may have used it meanwhile.
-        if (this.#credit.spare >= owedFor(cellsWanted)) return this.#apply(namespace, inode, caller, offset, data, append, cells);
+        if (this.#credit.spare >= this.#needed(inode, offset, data.length, append, cellsWanted))
+          return this.#apply(namespace, inode, caller, offset, data, append, cells);
         this.#store.arena.unpinAll(cells);
       }
     } finally {
       // Freed memory keeps what is in it.
       data.fill(0);
     }
+  }
+
+  /** Bytes of credit that a write takes, beyond what is set aside for it. Negative: less than that. */
+  #needed(inode: Inode, offset: Offset, length: number, append: boolean, cellsWanted: number): number {
+    const position = append ? (inode.content.appendedEnd ?? inode.size) : offset;
+    return owedFor(cellsWanted) - this.#reservations.owedIn(inode, position, length);
+  }
+
+  /** See SpaceCredit. */
+  get refusals(): number {
+    return this.#credit.refusals;
+  }
+
+  /** What is set aside in all files, as df is to leave it out. */
+  get reservedBytes(): number {
+    return this.#reservations.owedBytes;
+  }
+
+  /**
+   * Sets room aside for bytes [start, end) of a file, of which `holes` have none yet. The caller holds the inode's lock.
+   * @throws FsError EDQUOT, ENOSPC: the node has no room for them
+   */
+  async reserve(inode: Inode, holes: readonly { start: number; end: number }[]): Promise<void> {
+    const missing = holes.reduce((sum, { start, end }) => sum + this.#reservations.missingIn(inode, start, end), 0);
+    if (missing === 0) return;
+    const wanted = this.#reservations.owedForMore(missing);
+    while (this.#credit.spare < wanted) await this.#obtain(wanted);
+    for (const { start, end } of holes) this.#reservations.add(inode, start, end);
+  }
+
+  /** What was set aside there is not needed any more. */
+  unreserve(inode: Inode, start: Offset, end: Offset): void {
+    if (inode.reservedBytes === 0) return;
+    this.#reservations.remove(inode, start, end);
+    this.#credit.released();
   }
 
   /** Asks the node for room; where there is too little, again when everything dirty is stored, which takes less than it might have. */
@@ -156,6 +210,7 @@ export class FileWriter implements Owed {
       }
       inode.pending = pending;
       this.#wasWritten(inode, namespace);
+      this.#reservations.remove(inode, position, end);
       // A failure shows when the file is written out, which tries again.
       for (const segment of complete) this.#store.upload(segment).catch(() => undefined);
       if (this.#store.dirtyCells > this.#store.dirtyCellsMax * EARLY_UPLOAD_PART) this.#uploadEarly(content);
@@ -235,6 +290,7 @@ export class FileWriter implements Owed {
     }
     shard?.releaseChunks(sent);
     inode.pending = null;
+    this.unreserve(inode, 0, Number.MAX_SAFE_INTEGER);
     this.isClean(inode);
   }
 

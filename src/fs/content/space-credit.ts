@@ -19,6 +19,8 @@ const IDLE_MS = 2_000;
 /** What the mount has accepted and the node not stored, in bytes that this takes at most. */
 export interface Owed {
   readonly bytes: number;
+  /** Of these, what has been written. The rest is set aside for later. */
+  readonly writtenBytes: number;
   /** All that was owed once and is not any more. */
   readonly settledBytes: number;
 }
@@ -36,6 +38,8 @@ export class SpaceCredit {
   /** Why the last answer was less than what was needed; null: it was not. */
   #refusal: FsError | null = null;
   #usedAtMs = 0;
+  /** Times that there was not enough: what was known of the space before is out of date. */
+  refusals = 0;
 
   constructor(calls: Pick<NodeCalls, "call">, owed: Owed) {
     this.#calls = calls;
@@ -54,6 +58,12 @@ export class SpaceCredit {
     this.#ask(0).catch(() => undefined);
   }
 
+  /** Less is set aside for later: what is not needed goes back. */
+  released(): void {
+    this.#mayHold = true;
+    this.#usedAtMs = performance.now();
+  }
+
   /** Resolves when there may be room for `bytes` more, which the caller looks at again. @throws FsError EDQUOT, ENOSPC; or the node can't be asked */
   async obtain(bytes: number): Promise<void> {
     if (this.#asking !== null) {
@@ -66,7 +76,7 @@ export class SpaceCredit {
 
   /** Gives back what nobody has used for a while. */
   rest(): void {
-    if (this.#asking !== null || !this.#mayHold || this.#owed.bytes > 0 || performance.now() - this.#usedAtMs < IDLE_MS) return;
+    if (this.#asking !== null || !this.#mayHold || this.#owed.writtenBytes > 0 || performance.now() - this.#usedAtMs < IDLE_MS) return;
     this.#set(0).then(
       () => {
         this.#mayHold = false;
@@ -93,6 +103,7 @@ export class SpaceCredit {
       this.#grantedUntil = Math.max(this.#grantedUntil, granted + settled);
       this.#lastSpare = Math.max(0, this.spare);
       this.#refusal = granted >= needed ? null : refusal(overQuota);
+      if (this.#refusal !== null) this.refusals++;
     });
   }
 

@@ -53,6 +53,8 @@ export class Inode implements Attr {
   isOrphan = false;
   /** Deleted, and nothing of it is stored any more: what is in memory is all that is left. */
   isGone = false;
+  /** Of ranges that fallocate(2) has set aside and nobody has written: see Reservations, which counts them. */
+  reservedBytes = 0;
   /** A delta that deletes it whole, since it was not open, is under way: who wants to open it waits for the inode's lock. */
   isVanishing = false;
   /** Used since the eviction hand last passed. */
@@ -207,7 +209,7 @@ export class Inode implements Attr {
 
   /** May not be evicted: it is open, changed, or being changed. */
   get isPinned(): boolean {
-    return this.openCount > 0 || this.pending !== null || this.#lockDepth > 0 || this.#content?.isDirty === true;
+    return this.openCount > 0 || this.pending !== null || this.reservedBytes > 0 || this.#lockDepth > 0 || this.#content?.isDirty === true;
   }
 
   get content(): FileContent {
@@ -301,7 +303,7 @@ export class Inode implements Attr {
 
   get blocks(): number {
     const added = this.#content?.isDirty === true ? this.#content.newBytes : 0;
-    return Math.ceil((this.stored.allocated + added) / 512);
+    return Math.ceil((this.stored.allocated + added + this.reservedBytes) / 512);
   }
 
   get atimeSec(): number {
