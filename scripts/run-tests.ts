@@ -75,7 +75,15 @@ function unmountBelow(folder: string): string[] {
   return mountpoints;
 }
 
-async function runFile(path: string): Promise<void> {
+/** Content over a fabric, which needs no hardware: the suites about data, crashes and faults run once more so. */
+const OVER_FABRIC = { KISEKI_TEST_SERVE_ARGS: "--transports libfabric:net", KISEKI_TEST_MOUNT_OPTIONS: "transport=libfabric:net" };
+const FABRIC_SUITES = ["crash", "data", "model", "node-faults", "power-failure", "read-write", "restart-node", "two-mounts"].map(
+  (name) => `test/${name}.test.ts`,
+);
+
+/** `variant`: variables that make it another test, named in what is printed. */
+async function runFile(path: string, variant: Record<string, string> = {}): Promise<void> {
+  const name = [path, ...Object.values(variant)].join("  ");
   const begin = performance.now();
   const folder = mkdtempSync(join(tmpdir(), "kiseki-test-"));
   // Some tests become another user, who must get to their mounts.
@@ -84,7 +92,7 @@ async function runFile(path: string): Promise<void> {
   const mark = `${MARK}=${folder}`;
   const child = Bun.spawn([process.execPath, "test", "--reporter=junit", `--reporter-outfile=${report}`, `./${path}`], {
     cwd: REPO,
-    env: { ...process.env, TMPDIR: folder, [MARK]: folder, NO_COLOR: "1" },
+    env: { ...process.env, ...variant, TMPDIR: folder, [MARK]: folder, NO_COLOR: "1" },
     stdin: "ignore",
     stdout: Bun.file(join(folder, "output")),
     stderr: Bun.file(join(folder, "output.err")),
@@ -117,9 +125,9 @@ async function runFile(path: string): Promise<void> {
   if (notes.length > 0) outcome.failed += 1;
   if (outcome.failed + outcome.skipped > 0) {
     process.stdout.write(`${await readText(join(folder, "output"))}${await readText(join(folder, "output.err"))}`);
-    for (const note of notes) console.log(`${path}: ${note}`);
+    for (const note of notes) console.log(`${name}: ${note}`);
   }
-  add(path, outcome, (performance.now() - begin) / 1000);
+  add(name, outcome, (performance.now() - begin) / 1000);
   // Never into a mount that could not be taken away.
   if (mountsBelow(folder).length === 0) rmSync(folder, { recursive: true, force: true });
 }
@@ -157,7 +165,12 @@ async function runLane(paths: readonly string[]): Promise<void> {
 
 const isSuite = (path: string): boolean => path.startsWith("test/");
 // Both wait more than they work: side by side they take three quarters of the time.
-await Promise.all([runLane(files.filter((path) => !isSuite(path))), runLane(files.filter(isSuite))]);
+await Promise.all([
+  runLane(files.filter((path) => !isSuite(path))).then(async () => {
+    if (whole && built) for (const path of FABRIC_SUITES) await runFile(path, OVER_FABRIC);
+  }),
+  runLane(files.filter(isSuite)),
+]);
 
 for (const complaint of complaints) console.log(complaint);
 // A skipped test is one that nobody ran: it counts as failed.

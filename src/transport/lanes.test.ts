@@ -126,3 +126,42 @@ test("bytes count: a lane's connections are read in its turns while there are ot
   alone.transferred(64 * 1024 * 1024);
   expect(told).toEqual([true, false]);
 });
+
+test("after a request of one that asks little the others wait a moment for its next, but not for ever", async () => {
+  const lanes = new Lanes();
+  const heavy = lanes.lane("heavy");
+  const light = lanes.lane("light");
+  let done = 0;
+  let isOver = false;
+  const work = (): boolean => {
+    while (heavy.mayRun && !isOver) {
+      heavy.run(() => busyFor(0.5));
+      done++;
+    }
+    return !isOver;
+  };
+  if (work()) heavy.wait(work);
+  const immediate = () => new Promise((resolve) => setImmediate(resolve));
+  // A request right behind each other: for one operation of several requests no turn comes between.
+  let undisturbed = 0;
+  for (let operation = 0; operation < 30; operation++) {
+    light.run(() => busyFor(0.02));
+    const before = done;
+    for (let request = 0; request < 3; request++) {
+      await immediate();
+      light.run(() => busyFor(0.02));
+    }
+    if (done === before) undisturbed++;
+    await Bun.sleep(3);
+  }
+  expect(undisturbed).toBeGreaterThan(20);
+  // One that never stops asking does not stop the other.
+  const before = done;
+  const end = performance.now() + 100;
+  while (performance.now() < end) {
+    light.run(() => busyFor(0.01));
+    await immediate();
+  }
+  expect(done - before).toBeGreaterThan(10);
+  isOver = true;
+});

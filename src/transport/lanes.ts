@@ -1,7 +1,8 @@
 /**
  * One thread serves everybody, so who asks much must not take the thread from who asks little. Each tenant has a lane. What is done for it is timed,
  * and takes credit from its lane; a lane without credit waits, with all that is still to be done in it, for its next turn. Turns go round the lanes
- * that wait, a few milliseconds each, and between two turns the event loop takes in what has arrived: who has credit is served at once.
+ * that wait, a millisecond each, and between two turns the event loop takes in what has arrived: who has credit is served at once, and the others
+ * are held back for a moment then, until its next request is there.
  */
 import { MIB } from "../protocol/limits.ts";
 
@@ -9,12 +10,18 @@ import { MIB } from "../protocol/limits.ts";
 const ALONE_AFTER_MS = 20;
 const ALONE_MS = 8;
 /** Of one turn. Short against what a client notices, long against what a turn costs (some 50 us). */
-const TURN_MS = 2;
+const TURN_MS = 1;
 /**
  * What a lane took beyond its turn (one large request) is time that others have waited: while there are others, it waits as long. At most this
  * much, so that a lane comes on whatever was charged to it.
  */
 const DEBT_MAX_MS = 100;
+/**
+ * Who asks little asks again soon: an operation of a client is several requests, one after the other. After each the heavy lanes are held back for
+ * a moment, so that all of them wait for one turn together and not for one each; but no longer than this since the last turn.
+ */
+const HOLD_MS = 1;
+const HELD_MAX_MS = 4;
 /** Debts are looked at this often at least: when the others have gone, nobody needs to wait. */
 const LOOK_MS = 10;
 /** What a timer can be trusted with; what is due sooner is done after the sockets were read. */
@@ -39,6 +46,7 @@ export class Lanes {
   readonly #spent = new Set<Lane>();
   #immediate = false;
   #timer: ReturnType<typeof setTimeout> | null = null;
+  #roundMs = Number.NEGATIVE_INFINITY;
   /** What something was done for last, and the one before it that was another. */
   #last: Lane | null = null;
   #lastMs = Number.NEGATIVE_INFINITY;
@@ -95,6 +103,12 @@ export class Lanes {
 
   #round(): void {
     const nowMs = performance.now();
+    const last = this.#last;
+    if (last !== null && !this.#spent.has(last) && nowMs - this.#lastMs < HOLD_MS && nowMs - this.#roundMs < HELD_MAX_MS) {
+      this.#schedule(HOLD_MS);
+      return;
+    }
+    this.#roundMs = nowMs;
     for (const lane of [...this.#spent]) {
       this.#spent.delete(lane);
       lane.turn(nowMs, this.isAlone(lane));

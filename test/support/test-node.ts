@@ -6,6 +6,8 @@ import { cleanEnvironment, runOk } from "./run.ts";
 
 const START_PATIENCE_MS = 20_000;
 const START_POLL_MS = 10;
+/** To run the suites with other options: KISEKI_TEST_SERVE_ARGS="--transports libfabric:net". */
+const MORE_ARGS = (process.env.KISEKI_TEST_SERVE_ARGS ?? "").split(" ").filter((word) => word !== "");
 /** SIGTERM lets requests in flight finish. */
 const STOP_PATIENCE_MS = 15_000;
 
@@ -109,7 +111,7 @@ export class TestNode implements AsyncDisposable {
   async #start(more: readonly string[] = []): Promise<void> {
     const listen = join(this.dataDir, "listen");
     rmSync(listen, { force: true });
-    const args = ["serve", "--data-dir", this.dataDir, "--listen", this.#addr, ...(this.#options.args ?? []), ...more];
+    const args = ["serve", "--data-dir", this.dataDir, "--listen", this.#addr, ...MORE_ARGS, ...(this.#options.args ?? []), ...more];
     const log = openSync(this.logFile, "a");
     const { openFiles } = this.#options;
     const limited = openFiles === undefined ? [] : ["prlimit", `--nofile=${openFiles}`];
