@@ -8,7 +8,9 @@ BUN=$REPO/node_modules/.bin/bun
 # What building needs: libfuse3.so.3 (embedded in the binary) and fusermount3.
 BUILD_PACKAGES=(fuse3 libfuse3-3)
 # What the tests need besides: headers and a compiler for the ABI test, and the programs that are run on a mount.
-TEST_PACKAGES=(libfuse3-dev libfabric-dev libibverbs-dev gcc libc6-dev git sqlite3 rsync attr acl tar python3 make e2fsprogs strace systemd shellcheck iproute2)
+TEST_PACKAGES=(libfuse3-dev libfabric-dev libibverbs-dev gcc libc6-dev git sqlite3 rsync attr acl tar python3 make e2fsprogs strace systemd shellcheck iproute2
+  # A virtual machine with RDMA in software: test/rdma-vm.
+  qemu-system-x86 busybox-static cpio kmod zstd rdma-core ibverbs-providers librdmacm1)
 
 say() { printf '%s\n' "$*" >&2; }
 die() { say "$(basename -- "$0"): $*"; exit 1; }

@@ -1,6 +1,6 @@
 /** Every way by which content could be moved between this machine and a storage node, tried: what `kiseki transports` shows. */
 import { randomBytes } from "node:crypto";
-import { Libfabric } from "../../ffi/libfabric/libfabric.ts";
+import type { Libfabric } from "../../ffi/libfabric/libfabric.ts";
 import { type FabricDevice, fabricDevices } from "../../ffi/libfabric/rdm-endpoint.ts";
 import { findEventLoopFd } from "../process/event-loop-fd.ts";
 import { hasDevices } from "../process/kernel-devices.ts";
@@ -9,6 +9,7 @@ import { CHUNK_ID_BYTES, CHUNK_MAX_BYTES } from "../protocol/limits.ts";
 import type { FabricOffer } from "../protocol/messages.ts";
 import type { CheckedSink } from "../transfer/chunk-node.ts";
 import { RdmaPath } from "../transfer/rdma-path.ts";
+import { openLibfabric } from "../transport/fabric-library.ts";
 import type { NodeClient } from "../transport/node-client.ts";
 
 const ROUND_TRIPS = 20;
@@ -37,7 +38,7 @@ export async function probeTransports(client: NodeClient | null, source: string 
   let lib: Libfabric | null = null;
   let missing = "";
   try {
-    lib = new Libfabric();
+    lib = openLibfabric(FABRIC_PROVIDERS.filter(({ devices }) => devices === null || hasDevices(devices)));
   } catch (error) {
     missing = error instanceof Error ? error.message : String(error);
   }
@@ -126,7 +127,7 @@ async function probeFabricRow(
   } catch (error) {
     return { ...found, reason: error instanceof Error ? error.message : String(error) };
   } finally {
-    path.close();
+    await path.close();
   }
 }
 

@@ -16,6 +16,8 @@ export interface FabricProvider {
   readonly devices: string | null;
   /** Its endpoints have IP addresses: they are bound to the one that TLS uses, or to --fabric-interface. */
   readonly hasIpAddress: boolean;
+  /** An endpoint is closed so long after it was used last, in milliseconds, and asked meanwhile. */
+  readonly settleMs: number;
   /** Set before the library is used, unless the environment says otherwise already. */
   readonly environment: Readonly<Record<string, string>>;
 }
@@ -29,6 +31,7 @@ export const FABRIC_PROVIDERS: readonly FabricProvider[] = [
     devices: "/sys/class/cxi",
     hasIpAddress: false,
     // Transfers go on when the matching hardware runs out of room; several processes of a node share it.
+    settleMs: 0,
     environment: { FI_CXI_RX_MATCH_MODE: "hybrid" },
   },
   {
@@ -37,11 +40,13 @@ export const FABRIC_PROVIDERS: readonly FabricProvider[] = [
     isAutomatic: true,
     devices: "/sys/class/infiniband",
     hasIpAddress: true,
+    // libfabric 1.17 crashes where an endpoint is closed whose connections are still being made; it looks after them every 10 ms.
+    settleMs: 100,
     // Without it fi_enable is EINVAL on software RoCE: it sizes shared queues by the number of peers.
     environment: { FI_UNIVERSE_SIZE: "16", IBV_FORK_SAFE: "1" },
   },
-  { name: "net", option: null, isAutomatic: false, devices: null, hasIpAddress: true, environment: {} },
-  { name: "tcp;ofi_rxm", option: null, isAutomatic: false, devices: null, hasIpAddress: true, environment: {} },
+  { name: "net", option: null, isAutomatic: false, devices: null, hasIpAddress: true, settleMs: 0, environment: {} },
+  { name: "tcp;ofi_rxm", option: null, isAutomatic: false, devices: null, hasIpAddress: true, settleMs: 100, environment: {} },
 ];
 
 /** "auto": what the machine has a device for; "tcp": no fabric; else the providers to use, best first. */

@@ -82,6 +82,6 @@ export class DataConnection {
   async close(): Promise<void> {
     this.#closed = true;
     await this.client.close();
-    this.rdma?.close();
+    await this.rdma?.close();
   }
 }

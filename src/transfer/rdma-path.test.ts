@@ -18,7 +18,10 @@ import { sumCounts, TransferCounts } from "./transfer-counts.ts";
 
 setDefaultTimeout(120_000);
 
-const PROVIDERS = ["net", "tcp;ofi_rxm"];
+/** Where there is other hardware: libfabric's names of providers, with commas, and our address on it. */
+const PROVIDERS = (process.env.KISEKI_TEST_FABRICS ?? "net,tcp;ofi_rxm").split(",");
+const [ANY = ""] = PROVIDERS;
+const ADDRESS = process.env.KISEKI_TEST_FABRIC_ADDRESS ?? "127.0.0.1";
 const KIB = 1024;
 const TIMEOUT_MS = 20_000;
 const LOOP = findEventLoopFd();
@@ -51,7 +54,7 @@ const idOf = (body: Uint8Array): Uint8Array => new Uint8Array(createHash("sha256
 
 let node: TestNode;
 beforeAll(async () => {
-  node = await TestNode.start({ fabrics: PROVIDERS.map((name) => ({ name, source: "127.0.0.1" })) });
+  node = await TestNode.start({ fabrics: PROVIDERS.map((name) => ({ name, source: ADDRESS })) });
 });
 afterAll(async () => {
   await node.stop();
@@ -64,7 +67,7 @@ async function openPath(
   const client = await node.client("acme");
   const said: string[] = [];
   const counts = new TransferCounts();
-  const path = new RdmaPath(client, { provider, source: null, slots }, LOOP, (message) => said.push(message), counts);
+  const path = new RdmaPath(client, { provider, source: ADDRESS, slots }, LOOP, (message) => said.push(message), counts);
   expect(await path.tryOnce()).toBeNull();
   return { path, client, said, counts };
 }
@@ -91,7 +94,7 @@ describe.each(PROVIDERS)("%s", (provider) => {
       }
     }
     expect(sumCounts([counts])).toMatchObject({ fabricTransfers: 20, fallbacks: 0, openPaths: 1 });
-    path.close();
+    await path.close();
   });
 
   test("many at a time; with more than there are slots the rest goes by TLS", async () => {
@@ -103,13 +106,13 @@ describe.each(PROVIDERS)("%s", (provider) => {
     const sinks = bodies.slice(0, 4).map((body) => new Kept(body.length));
     await Promise.all(sinks.map((sink, i) => path.get(idOf(bodies[i] as Buffer), 0, sink, TIMEOUT_MS)));
     for (const [i, sink] of sinks.entries()) expect(Buffer.compare(sink.bytes, bodies[i] as Buffer)).toBe(0);
-    path.close();
+    await path.close();
   });
 
   test("small bodies, and all while the path is closed, go by TLS", async () => {
     const { path } = await openPath(provider);
     expect(await path.put(idOf(Buffer.from("x")), randomBytes(1_000), TIMEOUT_MS)).toBeFalse();
-    path.close();
+    await path.close();
     expect(await path.put(idOf(Buffer.from("y")), randomBytes(1_000_000), TIMEOUT_MS)).toBeFalse();
     expect(await path.get(idOf(Buffer.from("y")), 0, new Kept(1_000_000), TIMEOUT_MS)).toBeNull();
   });
@@ -120,7 +123,7 @@ describe.each(PROVIDERS)("%s", (provider) => {
     await expect(missing).rejects.toMatchObject({ name: "NodeError", code: "not_found" });
     const body = randomBytes(200_000);
     expect(await path.put(idOf(body), body, TIMEOUT_MS)).toBeTrue();
-    path.close();
+    await path.close();
   });
 
   test("bytes that do not open are asked for by TLS, and the fabric is left alone for a while", async () => {
@@ -135,13 +138,13 @@ describe.each(PROVIDERS)("%s", (provider) => {
     const deadline = performance.now() + TIMEOUT_MS;
     while (!(await path.put(idOf(body), body, TIMEOUT_MS)) && performance.now() < deadline) await Bun.sleep(100);
     expect(path.isOpen).toBeTrue();
-    path.close();
+    await path.close();
   });
 
   test("paths that come and go leave no descriptor and no memory", async () => {
     const once = async () => {
       const { path, client } = await openPath(provider, 2);
-      path.close();
+      await path.close();
       await client.close();
     };
     const descriptors = () => readdirSync("/proc/self/fd").length;
@@ -160,7 +163,7 @@ describe("a client that does not keep to it", () => {
   /** What RdmaPath would say, for the test to say something else. */
   async function introduce(change: { key?: bigint; bytes?: number } = {}) {
     const client = await node.client("acme");
-    const endpoint = new RdmEndpoint(lib, { provider: "net", source: "127.0.0.1", operations: 1 });
+    const endpoint = new RdmEndpoint(lib, { provider: ANY, source: ADDRESS, operations: 1 });
     const memory = new MappedMemory(1024 * KIB);
     const region = endpoint.register(memory, "remote");
     const word = (value: bigint) => {
@@ -171,7 +174,7 @@ describe("a client that does not keep to it", () => {
     const macKey = new Uint8Array(32).fill(3);
     const polling = setInterval(() => endpoint.poll(() => undefined), 1);
     await client.call("rdmaOpen", {
-      provider: "net",
+      provider: ANY,
       name: endpoint.name,
       base: word(region.base),
       key: word(change.key ?? region.key),
@@ -202,7 +205,7 @@ describe("a client that does not keep to it", () => {
   });
 
   test("a wrong key, places outside of its memory, no memory at all: an error for it, and nobody else notices", async () => {
-    const { path } = await openPath("net");
+    const { path } = await openPath(ANY);
     const body = randomBytes(300_000);
     await path.put(idOf(body), body, TIMEOUT_MS);
     const wrong = await introduce({ key: 12_345n });
@@ -222,19 +225,19 @@ describe("a client that does not keep to it", () => {
     await expect(none.call("rdmaGet", get)).rejects.toMatchObject({ code: "fabric" });
     const sink = new Kept(body.length);
     expect(await path.get(idOf(body), 0, sink, TIMEOUT_MS)).toBe(body.length);
-    path.close();
+    await path.close();
   });
 
   test("another tenant's chunks are not there for it", async () => {
-    const { path } = await openPath("net");
+    const { path } = await openPath(ANY);
     const body = randomBytes(300_000);
     await path.put(idOf(body), body, TIMEOUT_MS);
     const stranger = await node.client("stranger");
-    const theirs = new RdmaPath(stranger, { provider: "net", source: null, slots: 2 }, LOOP, () => undefined);
+    const theirs = new RdmaPath(stranger, { provider: ANY, source: ADDRESS, slots: 2 }, LOOP, () => undefined);
     expect(await theirs.tryOnce()).toBeNull();
     await expect(theirs.get(idOf(body), 0, new Kept(body.length), TIMEOUT_MS)).rejects.toBeInstanceOf(NodeError);
-    theirs.close();
-    path.close();
+    await theirs.close();
+    await path.close();
   });
 });
 
@@ -242,6 +245,6 @@ test("a fabric that the node does not have: why not, in words", async () => {
   const plain = await TestNode.start();
   const client = await plain.client("acme");
   expect((await client.call("discover", {})).answer.fabrics).toEqual([]);
-  expect(await probeFabric(client, { provider: "net", source: null, slots: 1 }, LOOP)).toContain("this node uses no fabric");
+  expect(await probeFabric(client, { provider: ANY, source: ADDRESS, slots: 1 }, LOOP)).toContain("this node uses no fabric");
   await plain.stop();
 });

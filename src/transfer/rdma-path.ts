@@ -4,12 +4,13 @@
  * after a copy, and what is put is checked by its MAC. Whatever goes wrong here, the caller sends the same request with its body in TLS.
  */
 import { MappedMemory } from "../../ffi/libc/memory.ts";
-import { Libfabric } from "../../ffi/libfabric/libfabric.ts";
+import type { Libfabric } from "../../ffi/libfabric/libfabric.ts";
 import { RdmEndpoint } from "../../ffi/libfabric/rdm-endpoint.ts";
 import { bodyMac } from "../protocol/body-mac.ts";
 import { NodeError, TransportError } from "../protocol/errors.ts";
 import { fabricProvider } from "../protocol/fabric-providers.ts";
 import { BLOCK_BYTES, MAC_KEY_BYTES, SEALED_CHUNK_MAX_BYTES } from "../protocol/limits.ts";
+import { openLibfabric } from "../transport/fabric-library.ts";
 import { FabricPump, type Pumped } from "../transport/fabric-pump.ts";
 import type { NodeClient } from "../transport/node-client.ts";
 import type { CheckedSink } from "./chunk-node.ts";
@@ -44,6 +45,8 @@ interface OpenPath extends Pumped {
   readonly free: number[];
   counter: number;
   inUse: number;
+  /** It is asked until it is closed. */
+  isRetired: boolean;
   /** Aborted when it is left: what waits for it goes by TLS at once. */
   readonly gone: AbortController;
   quarantined: number;
@@ -65,6 +68,7 @@ export class RdmaPath {
   #lastSaid = "";
   /** Why it could not be opened last. */
   #problem = "it was closed";
+  readonly #retiring = new Set<Promise<void>>();
   readonly #pump: FabricPump;
   readonly #scratch = new Uint8Array(BLOCK_BYTES);
 
@@ -161,7 +165,7 @@ export class RdmaPath {
 
   #unuse(path: OpenPath): void {
     path.inUse--;
-    if (path.inUse === 0) this.#waitedFor.delete(path);
+    if (path.inUse === 0 && !path.isRetired) this.#waitedFor.delete(path);
   }
 
   #carried(path: OpenPath, at: number, bytes: number): void {
@@ -227,10 +231,7 @@ export class RdmaPath {
       this.#counts.isOpen = true;
       this.#say(`bodies go over the fabric ${this.#settings.provider} (${path.endpoint.device.domain})`);
     } catch (error) {
-      if (path !== null) {
-        this.#waitedFor.delete(path);
-        close(path);
-      }
+      if (path !== null) this.#retire(path);
       if (!this.#closed) this.#restAfterOpening(error);
     } finally {
       this.#opening = false;
@@ -247,8 +248,7 @@ export class RdmaPath {
   #openEndpoint(): OpenPath {
     const { provider, slots } = this.#settings;
     const kind = fabricProvider(provider);
-    this.#lib ??= new Libfabric();
-    this.#lib.setEnvironment(kind?.environment ?? {});
+    this.#lib ??= openLibfabric(kind === null ? [] : [kind]);
     const source = this.#settings.source ?? (kind?.hasIpAddress === true ? this.#client.localAddress : null);
     const memory = new MappedMemory(slots * SLOT_BYTES);
     try {
@@ -264,6 +264,7 @@ export class RdmaPath {
         counter: 0,
         inUse: 0,
         quarantined: 0,
+        isRetired: false,
         gone: new AbortController(),
       };
     } catch (error) {
@@ -313,14 +314,36 @@ export class RdmaPath {
     this.#path = null;
     if (path === null) return;
     this.#counts.isOpen = false;
-    this.#waitedFor.delete(path);
     path.gone.abort();
-    close(path);
+    this.#retire(path);
   }
 
-  close(): void {
+  /** Closes it when the provider can do so safely. */
+  #retire(path: OpenPath): void {
+    const end = (): void => {
+      this.#waitedFor.delete(path);
+      close(path);
+    };
+    const settleMs = fabricProvider(this.#settings.provider)?.settleMs ?? 0;
+    if (settleMs === 0) {
+      end();
+      return;
+    }
+    path.isRetired = true;
+    this.#waitedFor.add(path);
+    this.#pump.kick();
+    const retiring = Bun.sleep(settleMs).then(() => {
+      end();
+      this.#retiring.delete(retiring);
+    });
+    this.#retiring.add(retiring);
+  }
+
+  /** Nothing goes this way any more; resolves when all that it had is given back. */
+  async close(): Promise<void> {
     this.#closed = true;
     this.#drop();
+    await Promise.all(this.#retiring);
   }
 }
 
@@ -330,7 +353,7 @@ export async function probeFabric(client: NodeClient, settings: RdmaSettings, lo
   try {
     return await path.tryOnce();
   } finally {
-    path.close();
+    await path.close();
   }
 }
 

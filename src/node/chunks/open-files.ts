@@ -48,10 +48,10 @@ export class OpenFiles {
    * The same past the page cache (O_DIRECT, open(2)): address and length of `target` and `offset` are multiples of the device's block.
    * @throws the system's error, EINVAL where the filesystem can't do it
    */
-  readDirect(path: string, target: Uint8Array, offset: number): Promise<number> {
+  async readDirect(path: string, target: Uint8Array, offset: number): Promise<number> {
     const file = this.#open(path);
     file.directFd ??= openSync(path, constants.O_RDONLY | constants.O_DIRECT);
-    return this.#read(file, file.directFd, target, offset);
+    return await this.#read(file, file.directFd, target, offset);
   }
 
   async #read(file: OpenFile, fd: number, target: Uint8Array, offset: number): Promise<number> {

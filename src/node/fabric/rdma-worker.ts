@@ -3,10 +3,11 @@
  */
 
 import { asPointer } from "../../../ffi/libc/libc.ts";
-import { Libfabric } from "../../../ffi/libfabric/libfabric.ts";
+import type { Libfabric } from "../../../ffi/libfabric/libfabric.ts";
 import { type MemoryRegion, RdmEndpoint } from "../../../ffi/libfabric/rdm-endpoint.ts";
 import { findEventLoopFd } from "../../process/event-loop-fd.ts";
 import { fabricProvider } from "../../protocol/fabric-providers.ts";
+import { openLibfabric } from "../../transport/fabric-library.ts";
 import { FabricPump, type Pumped } from "../../transport/fabric-pump.ts";
 import type { FromRdmaWorker, ToRdmaWorker } from "./messages.ts";
 
@@ -58,8 +59,7 @@ function start({ providers, memory }: Extract<ToRdmaWorker, { kind: "start" }>):
   let lib: Libfabric | null = null;
   for (const { name, source } of providers) {
     try {
-      lib ??= new Libfabric();
-      lib.setEnvironment(fabricProvider(name)?.environment ?? {});
+      lib ??= openLibfabric(providers.flatMap((provider) => fabricProvider(provider.name) ?? []));
       const endpoint = new RdmEndpoint(lib, { provider: name, source, operations: OPERATIONS });
       try {
         const buffers = endpoint.register({ address: asPointer(memory.address), length: memory.bytes }, "local");
@@ -122,7 +122,9 @@ const pump = new FabricPump(findEventLoopFd(), busy, () => {
 });
 
 function stop(): void {
-  for (const { endpoint } of endpoints.values()) {
+  for (const [name, { endpoint }] of endpoints) {
+    // What can't be closed safely at once ends with the process.
+    if ((fabricProvider(name)?.settleMs ?? 0) > 0) continue;
     try {
       endpoint.close();
     } catch {

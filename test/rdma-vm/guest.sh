@@ -1,0 +1,51 @@
+#!/bin/sh
+# Runs inside the machine as /host/run.sh: a storage node and a mount, whose content goes by RDMA (a RoCE device in software) through libfabric's verbs.
+# Says "PASS what" for each thing that was seen.
+set -u
+# The RDMA device has a network of its own; TLS goes by the loopback interface.
+ADDRESS=10.0.0.1
+NODE=127.0.0.1:9100
+fail() {
+  echo "FAIL $1"
+  cat /tmp/serve.log /tmp/mount.log 2> /dev/null
+  exit 1
+}
+ip link add d0 type dummy && ip addr add $ADDRESS/24 dev d0 && ip link set d0 up || fail "a network device"
+rdma link add rxe0 type rxe netdev d0 || fail "an RDMA device"
+cp /host/kiseki /tmp/kiseki && cd /tmp || fail "the binary"
+
+./kiseki serve --data-dir node --listen $NODE --fabric-interface $ADDRESS > serve.log 2>&1 &
+for _ in $(seq 120); do [ -f node/listen ] && break; sleep 1; done
+grep -q '"provider":"verbs;ofi_rxm","domain":"rxe0"' serve.log || fail "the node finds the device by itself"
+echo "PASS the node finds the device by itself"
+./kiseki tenant create t --ca node/pki --out t.json || fail "a tenant"
+./kiseki transports --data-addr $NODE --credentials t.json --fabric-interface $ADDRESS > transports || fail "kiseki transports"
+cat transports
+grep -q '^verbs .*rxe0 .*rxe0 .*chosen by transport=auto' transports || fail "verbs is tried and chosen"
+echo "PASS verbs is tried and chosen"
+
+mkdir mnt
+./kiseki mount mnt --data-addr $NODE --credentials t.json --cache-mode bypass -o fabric_interface=$ADDRESS --log-file mount.log || fail "a mount"
+dd if=/dev/urandom of=bytes bs=1M count=24 2> /dev/null
+cp bytes mnt/file && sync -f mnt && echo 3 > /proc/sys/vm/drop_caches && cmp bytes mnt/file || fail "the same bytes"
+./kiseki cache stats mnt | grep '^transport' | tee stats
+grep -q 'fabric verbs;ofi_rxm: 4[0-9]\.[0-9] MiB; by TLS .*, 0 of them' stats || fail "they went by RDMA"
+echo "PASS a mount's content goes by RDMA, and is the same"
+
+# Several at a time, of sizes that end anywhere, read again by TLS alone.
+for i in 1 2 3; do dd if=bytes of=mnt/part$i bs=65537 count=$((20 * i + 1)) 2> /dev/null & parts="${parts:-} $!"; done
+wait $parts && sync -f mnt
+mkdir tls && ./kiseki mount tls --data-addr $NODE --credentials t.json --cache-mode bypass -o transport=tcp || fail "a mount by TLS"
+for i in 1 2 3; do head -c $((65537 * (20 * i + 1))) bytes | cmp - tls/part$i || fail "part $i by TLS"; done
+./kiseki umount tls
+echo "PASS what several wrote at a time by RDMA is read by TLS"
+
+# Its network goes down, and TLS takes over.
+ip link set d0 down
+cp bytes mnt/again && sync -f mnt && echo 3 > /proc/sys/vm/drop_caches && cmp bytes mnt/again && cmp bytes mnt/file || fail "TLS takes over"
+grep -q 'bodies go by TLS' mount.log || fail "TLS takes over, and the log says so"
+echo "PASS the fabric's network is down: TLS takes over"
+./kiseki umount mnt || fail "umount"
+kill %1
+wait %1 || fail "the node ends with status 0"
+echo "PASS node and mount end in order"
