@@ -22,7 +22,7 @@ export const fi_info = {
   nic: 112,
 } as const;
 
-export const fi_ep_attr = { type: 0, max_msg_size: 16, auth_key_size: 80, auth_key: 88 } as const;
+export const fi_ep_attr = { type: 0, max_msg_size: 16 } as const;
 export const fi_domain_attr = {
   name: 8,
   threading: 16,
@@ -31,8 +31,6 @@ export const fi_domain_attr = {
   resource_mgmt: 28,
   mr_mode: 36,
   mr_key_size: 40,
-  auth_key: 152,
-  auth_key_size: 160,
 } as const;
 export const fi_fabric_attr = { name: 8, prov_name: 16, prov_version: 24, api_version: 28 } as const;
 

@@ -34,8 +34,6 @@ export interface EndpointOptions {
   readonly domain?: string | null;
   /** Operations at a time. */
   readonly operations: number;
-  /** Where the fabric has keys for jobs (CXI's service and VNI). */
-  readonly authKey?: Uint8Array;
 }
 
 export interface FabricDevice {
@@ -145,7 +143,6 @@ export class RdmEndpoint implements Disposable {
       const epAttr = asPointer(read.ptr(this.#info, layout.fi_info.ep_attr));
       this.mrMode = read.i32(domainAttr, layout.fi_domain_attr.mr_mode);
       this.maxBytes = Number(read.u64(epAttr, layout.fi_ep_attr.max_msg_size));
-      if (options.authKey !== undefined) setAuthKey(domainAttr, options.authKey);
       this.#fabric = this.#keep(lib.openFabric(asPointer(read.ptr(this.#info, layout.fi_info.fabric_attr))));
       this.#domain = this.#keep(this.#open("fi_domain", this.#fabric, layout.fid_fabric.ops, layout.fi_ops_fabric.domain, this.#info));
       const avAttr = new Uint8Array(layout.fi_av_attr.SIZE);
@@ -261,7 +258,9 @@ export class RdmEndpoint implements Disposable {
     // Below 2^63, for providers that keep it signed; those with FI_MR_PROV_KEY choose themselves.
     const wanted = (crypto.getRandomValues(new BigUint64Array(1))[0] as bigint) >> 1n;
     const reg = this.#lib.inline("fi_mr_reg", this.#domain, layout.fid_domain.mr, REG);
-    const mr = this.#lib.opened("fi_mr_reg", (out) => reg(this.#domain, memory.address, memory.length, access, 0n, wanted, 0n, out, null));
+    const mr = this.#registered(memory.length, (out) =>
+      reg(this.#domain, memory.address, memory.length, access, 0n, wanted, 0n, out, null),
+    );
     if ((this.mrMode & layout.FI_MR_ENDPOINT) !== 0) {
       this.#lib.bind(mr, this.#ep, 0n);
       this.#lib.control(mr, layout.FI_ENABLE, null);
@@ -277,6 +276,17 @@ export class RdmEndpoint implements Disposable {
         if (this.#regions.delete(mr)) this.#lib.close(mr);
       },
     };
+  }
+
+  /** What is missing when memory can't be pinned is known to few: it is said. */
+  #registered(length: number, register: (out: Pointer) => number): Pointer {
+    try {
+      return this.#lib.opened("fi_mr_reg", register);
+    } catch (error) {
+      if (!(error instanceof FabricError) || error.code !== ENOMEM) throw error;
+      const hint = `${Math.ceil(length / 1024)} KiB have to be pinned; does ulimit -l (RLIMIT_MEMLOCK) allow it?`;
+      throw new FabricError("fi_mr_reg", error.code, `${this.#lib.strerror(error.code)}: ${hint}`);
+    }
   }
 
   /**
@@ -386,8 +396,11 @@ export class RdmEndpoint implements Disposable {
   close(): void {
     if (this.#closed) return;
     this.#closed = true;
-    // The endpoint, then memory, then what both stood on.
-    const order = [...this.#handles.splice(4), ...this.#regions, ...this.#handles.splice(0).reverse()];
+    const endpoint = this.#handles.splice(4);
+    // Regions that are bound to the endpoint go before it, others after it; then what all stood on.
+    const isBound = (this.mrMode & layout.FI_MR_ENDPOINT) !== 0;
+    const first = isBound ? [...this.#regions, ...endpoint] : [...endpoint, ...this.#regions];
+    const order = [...first, ...this.#handles.splice(0).reverse()];
     this.#regions.clear();
     let failure: unknown = null;
     for (const handle of order) {
@@ -414,13 +427,5 @@ function checkRange({ memory }: MemoryRegion, offset: number, length: number): v
   if (offset < 0 || length < 1 || offset + length > memory.length) throw new RangeError(`${offset}+${length} of ${memory.length} bytes`);
 }
 
+const ENOMEM = 12;
 const REG = layout.fi_ops_mr.reg;
-
-/** The library reads it while the endpoint is opened, and frees it with fi_info: it must be malloc'ed. */
-function setAuthKey(domainAttr: Pointer, key: Uint8Array): void {
-  const { view } = viewOf(domainAttr, layout.fi_domain_attr.auth_key_size + 8);
-  const memory = mallocText("\0".repeat(key.length));
-  viewOf(memory, key.length).bytes.set(key);
-  view.setBigUint64(layout.fi_domain_attr.auth_key, BigInt(memory), true);
-  view.setBigUint64(layout.fi_domain_attr.auth_key_size, BigInt(key.length), true);
-}
