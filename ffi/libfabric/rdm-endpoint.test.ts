@@ -159,3 +159,35 @@ test("loading it takes no signal from the process: SIGTERM is still ours", async
   `;
   expect(await Bun.spawn([process.execPath, "-e", program], { stdout: "ignore", stderr: "inherit" }).exited).toBe(42);
 });
+
+test.each(["net", "tcp;ofi_rxm"])(
+  "%s: what is no address of a peer is refused, or leads nowhere, and harms nothing",
+  (provider) => {
+    const pair = new Pair(provider);
+    const { node, buffer } = pair;
+    const free = Array.from({ length: OPERATIONS }, (_, i) => i);
+    const ended: (FabricError | null)[] = [];
+    const onCompletion = (operation: number, error: FabricError | null) => {
+      free.push(operation);
+      ended.push(error);
+    };
+    for (let i = 0; i < 1_000; i++) {
+      const name = crypto.getRandomValues(new Uint8Array(1 + (i % 60)));
+      if (i % 3 === 0) name.set(node.name.subarray(0, Math.min(4, name.length)));
+      if (i % 3 === 1) name.set(new Uint8Array([2, 0, 0, i & 255, 127, 0, 0, 1]).subarray(0, name.length));
+      try {
+        const peer = node.insert(name);
+        const operation = free.pop();
+        if (operation !== undefined && !node.write(operation, buffer, 0, 1_000, peer, 0n, 5n)) free.push(operation);
+        node.poll(onCompletion);
+        node.remove(peer);
+      } catch {
+        // Refused.
+      }
+      node.poll(onCompletion);
+    }
+    expect(ended.every((error) => error !== null)).toBeTrue();
+    expect(pair.write(0, 10_000)).toBeNull();
+  },
+  60_000,
+);

@@ -9,7 +9,7 @@ import { RdmEndpoint } from "../../ffi/libfabric/rdm-endpoint.ts";
 import { bodyMac } from "../protocol/body-mac.ts";
 import { NodeError, TransportError } from "../protocol/errors.ts";
 import { fabricProvider } from "../protocol/fabric-providers.ts";
-import { BLOCK_BYTES, MAC_KEY_BYTES, SEALED_CHUNK_MAX_BYTES } from "../protocol/limits.ts";
+import { BLOCK_BYTES, MAC_KEY_BYTES, SEALED_CHUNK_MAX_BYTES, TAG_BYTES } from "../protocol/limits.ts";
 import { openLibfabric } from "../transport/fabric-library.ts";
 import { FabricPump, type Pumped } from "../transport/fabric-pump.ts";
 import type { NodeClient } from "../transport/node-client.ts";
@@ -18,6 +18,8 @@ import { TransferCounts } from "./transfer-counts.ts";
 
 /** Below this a body in TLS is as fast. */
 const BODY_MIN_BYTES = 2 * BLOCK_BYTES;
+/** A sealed block: what is got begins with one, and each is opened in one call then. */
+const PART_BYTES = BLOCK_BYTES + TAG_BYTES;
 /** Room for one sealed chunk, in whole pages. */
 export const SLOT_BYTES = Math.ceil(SEALED_CHUNK_MAX_BYTES / 4_096) * 4_096;
 /** What opening a path, and the transfer that tries it, may take. */
@@ -70,7 +72,7 @@ export class RdmaPath {
   #problem = "it was closed";
   readonly #retiring = new Set<Promise<void>>();
   readonly #pump: FabricPump;
-  readonly #scratch = new Uint8Array(BLOCK_BYTES);
+  readonly #scratch = new Uint8Array(PART_BYTES);
 
   /** @param loopFd see FabricPump */
   constructor(
@@ -112,8 +114,8 @@ export class RdmaPath {
       into.begin();
       // The node, and whoever is on the fabric, may write to the slot at any time: what is opened is a copy.
       const source = path.memory.bytes;
-      for (let done = 0; done < placed; done += BLOCK_BYTES) {
-        const part = this.#scratch.subarray(0, Math.min(BLOCK_BYTES, placed - done));
+      for (let done = 0; done < placed; done += PART_BYTES) {
+        const part = this.#scratch.subarray(0, Math.min(PART_BYTES, placed - done));
         part.set(source.subarray(at + done, at + done + part.length));
         into.write(part);
       }
