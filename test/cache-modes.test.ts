@@ -70,7 +70,7 @@ test("pinned: what was read first stays, and what has no room is served and not 
   await using mount = await mountWith("pinned", "cache_l2_max=16M");
   const file = join(mount.path, "file");
   await expectSameBytes(file, expected);
-  await untilStats(mount, ({ l2 }) => (l2?.entries ?? 0) > 0);
+  await untilStats(mount, ({ l2 }) => (l2?.pinnedBytes ?? 0) > 4 * MIB);
   await untilIdle(mount);
   const kept = chunkFiles(mount);
   const { evictions, pinnedBytes, bytes } = await l2Stats(mount);
