@@ -1,9 +1,10 @@
 /** RMA between two endpoints of one process, by each provider that runs everywhere: libfabric's net and tcp over TCP, and shm. */
 import { afterEach, expect, test } from "bun:test";
 import { readdirSync } from "node:fs";
+import type { MemoryRegion } from "../fabric-endpoint.ts";
 import { MappedMemory } from "../libc/memory.ts";
-import { type FabricError, Libfabric } from "./libfabric.ts";
-import { fabricDevices, type MemoryRegion, RdmEndpoint } from "./rdm-endpoint.ts";
+import { Libfabric } from "./libfabric.ts";
+import { fabricDevices, RdmEndpoint } from "./rdm-endpoint.ts";
 
 const MIB = 1024 * 1024;
 const PATIENCE_MS = 4_000;
@@ -35,13 +36,13 @@ class Pair {
     opened.push(this.client);
     this.buffer = { ...this.node.register(memory[0], "local"), memory: memory[0] };
     this.slots = { ...this.client.register(memory[1], "remote"), memory: memory[1] };
-    this.peer = this.node.insert(this.client.name);
+    this.peer = this.node.insert(this.client.name).peer;
   }
 
   /** Runs operations of the node until all have ended. @returns their errors, by number */
-  run(count: number, start: (operation: number) => boolean): Map<number, FabricError | null> {
-    const ended = new Map<number, FabricError | null>();
-    const onCompletion = (operation: number, error: FabricError | null) => void ended.set(operation, error);
+  run(count: number, start: (operation: number) => boolean): Map<number, Error | null> {
+    const ended = new Map<number, Error | null>();
+    const onCompletion = (operation: number, error: Error | null) => void ended.set(operation, error);
     const deadline = performance.now() + PATIENCE_MS;
     const step = () => {
       this.node.poll(onCompletion);
@@ -53,12 +54,12 @@ class Pair {
     return ended;
   }
 
-  write(offset: number, length: number, at = offset, key = this.slots.key): FabricError | null {
+  write(offset: number, length: number, at = offset, key = this.slots.key): Error | null {
     const { node, buffer, peer, slots } = this;
     return this.run(1, (op) => node.write(op, buffer, offset, length, peer, slots.base + BigInt(at), key)).get(0) ?? null;
   }
 
-  read(offset: number, length: number, at = offset, key = this.slots.key): FabricError | null {
+  read(offset: number, length: number, at = offset, key = this.slots.key): Error | null {
     const { node, buffer, peer, slots } = this;
     return this.run(1, (op) => node.read(op, buffer, offset, length, peer, slots.base + BigInt(at), key)).get(0) ?? null;
   }
@@ -166,8 +167,8 @@ test.each(["net", "tcp;ofi_rxm"])(
     const pair = new Pair(provider);
     const { node, buffer } = pair;
     const free = Array.from({ length: OPERATIONS }, (_, i) => i);
-    const ended: (FabricError | null)[] = [];
-    const onCompletion = (operation: number, error: FabricError | null) => {
+    const ended: (Error | null)[] = [];
+    const onCompletion = (operation: number, error: Error | null) => {
       free.push(operation);
       ended.push(error);
     };
@@ -176,7 +177,7 @@ test.each(["net", "tcp;ofi_rxm"])(
       if (i % 3 === 0) name.set(node.name.subarray(0, Math.min(4, name.length)));
       if (i % 3 === 1) name.set(new Uint8Array([2, 0, 0, i & 255, 127, 0, 0, 1]).subarray(0, name.length));
       try {
-        const peer = node.insert(name);
+        const { peer } = node.insert(name);
         const operation = free.pop();
         if (operation !== undefined && !node.write(operation, buffer, 0, 1_000, peer, 0n, 5n)) free.push(operation);
         node.poll(onCompletion);

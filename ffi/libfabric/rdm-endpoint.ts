@@ -6,6 +6,16 @@
  * fi_endpoint(3), fi_domain(3), fi_mr(3), fi_cq(3), fi_rma(3), fi_av(3). What providers do differently comes from fi_info: see `mrMode`.
  */
 import { type Pointer, ptr, read } from "bun:ffi";
+import {
+  checkRange,
+  type FabricDevice,
+  type FabricEndpoint,
+  type FixedMemory,
+  type InsertedPeer,
+  type MemoryRegion,
+  type OnCompletion,
+  pinningHint,
+} from "../fabric-endpoint.ts";
 import { asPointer } from "../libc/libc.ts";
 import { MappedMemory } from "../libc/memory.ts";
 import * as layout from "./layout.ts";
@@ -20,6 +30,7 @@ const NAME_MAX_BYTES = 256;
 /** Peers known to the address vector at first; providers let it grow. */
 const AV_COUNT = 64;
 const ERROR_TEXT_BYTES = 256;
+const NO_NAME = new Uint8Array();
 
 const WRITE_FLAGS = layout.FI_COMPLETION | layout.FI_DELIVERY_COMPLETE;
 /** Where the parts of a message stand behind its struct fi_msg_rma. */
@@ -36,37 +47,21 @@ export interface EndpointOptions {
   readonly operations: number;
 }
 
-export interface FabricDevice {
-  readonly provider: string;
-  readonly fabric: string;
-  readonly domain: string;
-}
-
-/** Memory that neither moves nor goes while it is registered: MappedMemory, of this thread or another one. */
-export type FixedMemory = Pick<MappedMemory, "address" | "length">;
-
-export interface MemoryRegion {
-  /** What a peer has to name besides an address. */
-  readonly key: bigint;
-  /** What a peer calls the first byte of it: an address, or 0 where the provider counts from the region's start. */
-  readonly base: bigint;
-  readonly memory: FixedMemory;
-  /** For FI_MR_LOCAL, else NULL. */
-  readonly descriptor: Pointer | null;
-  close(): void;
-}
-
-/** Told of each operation that has ended, by the number that it was started with. */
-export type OnCompletion = (operation: number, error: FabricError | null) => void;
-
 /** The devices that a provider could be used with; none: it isn't there. @throws FabricError */
 export function fabricDevices(lib: Libfabric, provider: string, source: string | null = null): FabricDevice[] {
-  const list = findInfo(lib, { provider, source, operations: 1 });
+  const list = findInfo(lib, { provider, source });
   if (list === null) return [];
   const devices: FabricDevice[] = [];
   for (let info: number = list; info !== 0; info = read.ptr(asPointer(info), layout.fi_info.next)) devices.push(deviceOf(asPointer(info)));
   lib.freeInfo(list);
   return devices;
+}
+
+/** Of the list, the first of the domain. Layered providers (ofi_rxm) don't find it by fi_getinfo's hints. */
+function itemWith(list: Pointer, domain: string | null): Pointer | null {
+  for (let info: number = list; info !== 0; info = read.ptr(asPointer(info), layout.fi_info.next))
+    if (domain === null || deviceOf(asPointer(info)).domain === domain) return asPointer(info);
+  return null;
 }
 
 function deviceOf(info: Pointer): FabricDevice {
@@ -79,7 +74,7 @@ function deviceOf(info: Pointer): FabricDevice {
   };
 }
 
-function findInfo(lib: Libfabric, { provider, source, domain = null }: EndpointOptions): Pointer | null {
+function findInfo(lib: Libfabric, { provider, source }: Pick<EndpointOptions, "provider" | "source">): Pointer | null {
   const hints = lib.allocInfo();
   try {
     const { view } = viewOf(hints, layout.fi_info.SIZE);
@@ -89,7 +84,6 @@ function findInfo(lib: Libfabric, { provider, source, domain = null }: EndpointO
     attr(layout.fi_info.ep_attr, 8).setInt32(layout.fi_ep_attr.type, layout.FI_EP_RDM, true);
     const domainAttr = attr(layout.fi_info.domain_attr, 48);
     domainAttr.setInt32(layout.fi_domain_attr.mr_mode, MR_MODES, true);
-    if (domain !== null) domainAttr.setBigUint64(layout.fi_domain_attr.name, BigInt(mallocText(domain)), true);
     attr(layout.fi_info.fabric_attr, 32).setBigUint64(layout.fi_fabric_attr.prov_name, BigInt(mallocText(provider)), true);
     return lib.getInfo(source, null, source === null ? 0n : layout.FI_SOURCE, hints);
   } finally {
@@ -97,7 +91,9 @@ function findInfo(lib: Libfabric, { provider, source, domain = null }: EndpointO
   }
 }
 
-export class RdmEndpoint implements Disposable {
+export class RdmEndpoint implements FabricEndpoint, Disposable {
+  /** Most providers do nothing by themselves. */
+  readonly isPassive = false;
   readonly device: FabricDevice;
   /** Bits of FI_MR_*: what the provider wants done with registered memory. */
   readonly mrMode: number;
@@ -133,8 +129,14 @@ export class RdmEndpoint implements Disposable {
   constructor(lib: Libfabric, options: EndpointOptions) {
     this.#lib = lib;
     const list = findInfo(lib, options);
-    if (list === null) throw new Error(`libfabric ${lib.version} has no provider ${options.provider} that can do RMA here`);
-    this.#info = lib.dupInfo(list);
+    const { domain = null } = options;
+    const chosen = list === null ? null : itemWith(list, domain);
+    if (list === null || chosen === null) {
+      if (list !== null) lib.freeInfo(list);
+      const where = domain === null ? "here" : `on the device ${domain}`;
+      throw new Error(`libfabric ${lib.version} has no provider ${options.provider} that can do RMA ${where}`);
+    }
+    this.#info = lib.dupInfo(chosen);
     lib.freeInfo(list);
     this.#contexts = new MappedMemory(options.operations * layout.fi_context2.SIZE);
     try {
@@ -227,8 +229,8 @@ export class RdmEndpoint implements Disposable {
     return name.slice(0, Number(length[0]));
   }
 
-  /** Makes a peer's name usable. @returns what to call it @throws FabricError */
-  insert(name: Uint8Array): bigint {
+  /** @throws FabricError */
+  insert(name: Uint8Array): InsertedPeer {
     this.#requireOpen();
     const insert = this.#lib.inline("fi_av_insert", this.#av, layout.fid_av.ops, layout.fi_ops_av.insert);
     const address = new BigUint64Array([layout.FI_ADDR_UNSPEC]);
@@ -237,7 +239,12 @@ export class RdmEndpoint implements Disposable {
     room.set(name);
     const count = insert(this.#av, ptr(room), 1, ptr(address), 0, null);
     if (count !== 1) throw count < 0 ? this.#lib.error("fi_av_insert", count) : new Error("fi_av_insert: not an address of this fabric");
-    return address[0] as bigint;
+    return { peer: address[0] as bigint, name: NO_NAME };
+  }
+
+  /** It is connectionless: whoever has the key may come. */
+  accept(_name: Uint8Array): void {
+    this.#requireOpen();
   }
 
   /** Its connections are closed, where the provider has any. */
@@ -248,10 +255,7 @@ export class RdmEndpoint implements Disposable {
     if (status !== 0) throw this.#lib.error("fi_av_remove", status);
   }
 
-  /**
-   * Registers memory for this endpoint's own operations ("local"), or for peers' (“remote”), under a key that nobody can guess.
-   * @throws FabricError: ENOMEM where RLIMIT_MEMLOCK is too low
-   */
+  /** The key is one that nobody can guess. @throws FabricError: ENOMEM where RLIMIT_MEMLOCK is too low */
   register(memory: FixedMemory, use: "local" | "remote"): MemoryRegion {
     this.#requireOpen();
     const access = use === "local" ? layout.FI_READ | layout.FI_WRITE : layout.FI_REMOTE_READ | layout.FI_REMOTE_WRITE;
@@ -278,22 +282,16 @@ export class RdmEndpoint implements Disposable {
     };
   }
 
-  /** What is missing when memory can't be pinned is known to few: it is said. */
   #registered(length: number, register: (out: Pointer) => number): Pointer {
     try {
       return this.#lib.opened("fi_mr_reg", register);
     } catch (error) {
       if (!(error instanceof FabricError) || error.code !== ENOMEM) throw error;
-      const hint = `${Math.ceil(length / 1024)} KiB have to be pinned; does ulimit -l (RLIMIT_MEMLOCK) allow it?`;
-      throw new FabricError("fi_mr_reg", error.code, `${this.#lib.strerror(error.code)}: ${hint}`);
+      throw new FabricError("fi_mr_reg", error.code, `${this.#lib.strerror(error.code)}: ${pinningHint(length)}`);
     }
   }
 
-  /**
-   * Starts to write `length` bytes at `offset` of `from` to a peer's memory. False: there is no room for it now, poll() first. It has ended when
-   * the bytes are in the peer's memory (FI_DELIVERY_COMPLETE): an answer on another path must not overtake them. Until then they must not change.
-   * @throws FabricError
-   */
+  /** FI_DELIVERY_COMPLETE: it has ended when the bytes are in the peer's memory. @throws FabricError */
   write(operation: number, from: MemoryRegion, offset: number, length: number, peer: bigint, address: bigint, key: bigint): boolean {
     this.#requireOpen();
     checkRange(from, offset, length);
@@ -314,7 +312,7 @@ export class RdmEndpoint implements Disposable {
     return this.#started("fi_writemsg", this.#calls.writemsg(this.#ep, at, WRITE_FLAGS));
   }
 
-  /** Starts to read from a peer's memory into `length` bytes at `offset` of `into`; otherwise as write. */
+  /** @throws FabricError */
   read(operation: number, into: MemoryRegion, offset: number, length: number, peer: bigint, address: bigint, key: bigint): boolean {
     this.#requireOpen();
     checkRange(into, offset, length);
@@ -323,7 +321,7 @@ export class RdmEndpoint implements Disposable {
       this.#ep,
       asPointer(into.memory.address + offset),
       length,
-      into.descriptor,
+      into.descriptor as Pointer | null,
       peer,
       address,
       key,
@@ -347,13 +345,13 @@ export class RdmEndpoint implements Disposable {
     return true;
   }
 
-  /** Tells of what has ended, and lets the provider go on with the rest. @returns how many had ended @throws FabricError */
+  /** @throws FabricError */
   poll(onCompletion: OnCompletion): number {
     this.#requireOpen();
     return this.#take(this.#calls.cqRead(this.#cq, this.#entries.address, COMPLETIONS_PER_READ), onCompletion);
   }
 
-  /** Whether to wait by waitFd now (fi_trywait(3)): false where something is there already. */
+  /** fi_trywait(3) */
   mayWait(): boolean {
     this.#requireOpen();
     return this.#calls.trywait(this.#fabric, ptr(this.#waited), 1) === 0;
@@ -392,7 +390,6 @@ export class RdmEndpoint implements Disposable {
     return Number((context - BigInt(this.#contexts.address)) / BigInt(layout.fi_context2.SIZE));
   }
 
-  /** Ends everything: operations under way are lost without a word, the memory is its owner's again. */
   close(): void {
     if (this.#closed) return;
     this.#closed = true;
@@ -421,10 +418,6 @@ export class RdmEndpoint implements Disposable {
   [Symbol.dispose](): void {
     this.close();
   }
-}
-
-function checkRange({ memory }: MemoryRegion, offset: number, length: number): void {
-  if (offset < 0 || length < 1 || offset + length > memory.length) throw new RangeError(`${offset}+${length} of ${memory.length} bytes`);
 }
 
 const ENOMEM = 12;

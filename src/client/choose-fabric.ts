@@ -3,7 +3,7 @@ import type { Logger } from "../log.ts";
 import { findEventLoopFd } from "../process/event-loop-fd.ts";
 import { hasDevices } from "../process/kernel-devices.ts";
 import { NodeError } from "../protocol/errors.ts";
-import { providersOf, type TransportChoice } from "../protocol/fabric-providers.ts";
+import { providersOf, sourceOf, type TransportChoice } from "../protocol/fabric-providers.ts";
 import { MIB, RDMA_MEMORY_MAX_BYTES } from "../protocol/limits.ts";
 import { probeFabric, type RdmaSettings, SLOT_BYTES } from "../transfer/rdma-path.ts";
 import type { NodeClient } from "../transport/node-client.ts";
@@ -34,12 +34,13 @@ export async function chooseFabric(
   const reasons: string[] = [];
   try {
     const { fabrics } = (await client.call("discover", {})).answer;
-    for (const { name, hasIpAddress } of wanted) {
-      if (!fabrics.some(({ provider }) => provider === name)) {
+    for (const provider of wanted) {
+      const { name } = provider;
+      if (!fabrics.some((offer) => offer.provider === name)) {
         reasons.push(`${name}: the storage node does not offer it`);
         continue;
       }
-      const source = hasIpAddress ? fabricInterface : null;
+      const source = sourceOf(provider, fabricInterface, null);
       const slots = Math.min(SLOTS_PER_WORKER, Math.floor(Math.min(SLOTS_MAX_BYTES / workers, RDMA_MEMORY_MAX_BYTES) / SLOT_BYTES));
       const problem = await probeFabric(client, { provider: name, source, slots: 1 }, findEventLoopFd());
       if (problem === null) return { provider: name, source, slots };

@@ -1,15 +1,14 @@
 /** Every way by which content could be moved between this machine and a storage node, tried: what `kiseki transports` shows. */
 import { randomBytes } from "node:crypto";
-import type { Libfabric } from "../../ffi/libfabric/libfabric.ts";
-import { type FabricDevice, fabricDevices } from "../../ffi/libfabric/rdm-endpoint.ts";
+import type { FabricDevice } from "../../ffi/fabric-endpoint.ts";
 import { findEventLoopFd } from "../process/event-loop-fd.ts";
 import { hasDevices } from "../process/kernel-devices.ts";
-import { FABRIC_PROVIDERS, type FabricProvider, providersOf } from "../protocol/fabric-providers.ts";
+import { FABRIC_PROVIDERS, type FabricProvider, providersOf, sourceOf } from "../protocol/fabric-providers.ts";
 import { CHUNK_ID_BYTES, CHUNK_MAX_BYTES } from "../protocol/limits.ts";
 import type { FabricOffer } from "../protocol/messages.ts";
 import type { CheckedSink } from "../transfer/chunk-node.ts";
 import { RdmaPath } from "../transfer/rdma-path.ts";
-import { openLibfabric } from "../transport/fabric-library.ts";
+import { FabricLibraries } from "../transport/fabric-libraries.ts";
 import type { NodeClient } from "../transport/node-client.ts";
 
 const ROUND_TRIPS = 20;
@@ -35,13 +34,7 @@ export interface ProbedTransport {
 
 /** Without a client: what this machine has. */
 export async function probeTransports(client: NodeClient | null, source: string | null): Promise<ProbedTransport[]> {
-  let lib: Libfabric | null = null;
-  let missing = "";
-  try {
-    lib = openLibfabric(FABRIC_PROVIDERS.filter(({ devices }) => devices === null || hasDevices(devices)));
-  } catch (error) {
-    missing = error instanceof Error ? error.message : String(error);
-  }
+  const libraries = new FabricLibraries(FABRIC_PROVIDERS.filter(({ devices }) => devices === null || hasDevices(devices)));
   const offers = client === null ? [] : (await client.call("discover", {})).answer.fabrics;
   const automatic = providersOf("auto", hasDevices).map(({ name }) => name);
   const rows: ProbedTransport[] = [];
@@ -49,7 +42,7 @@ export async function probeTransports(client: NodeClient | null, source: string 
   try {
     let isTaken = false;
     for (const provider of FABRIC_PROVIDERS) {
-      const row = await probeFabricRow(client, chunk, lib, missing, provider, source, offers);
+      const row = await probeFabricRow(client, chunk, libraries, provider, source, offers);
       const isChosen: boolean = !isTaken && row.reason === "" && client !== null && automatic.includes(provider.name);
       isTaken ||= isChosen;
       rows.push({
@@ -94,24 +87,23 @@ class Counting implements CheckedSink {
 async function probeFabricRow(
   client: NodeClient | null,
   chunk: Uint8Array | null,
-  lib: Libfabric | null,
-  missing: string,
-  { name, option, devices, hasIpAddress }: FabricProvider,
+  libraries: FabricLibraries,
+  provider: FabricProvider,
   source: string | null,
   offers: readonly FabricOffer[],
 ): Promise<ProbedTransport> {
-  const nodeDevice = offers.find(({ provider }) => provider === name)?.domain ?? null;
+  const { name, option, devices } = provider;
+  const nodeDevice = offers.find((offer) => offer.provider === name)?.domain ?? null;
   const nothing = { nodeDevice, roundTripMs: null, bytesPerSecond: null, isChosen: false, transport: option ?? `libfabric:${name}` };
-  if (lib === null) return { ...nothing, device: null, reason: missing };
   if (devices !== null && !hasDevices(devices)) return { ...nothing, device: null, reason: "no such device" };
-  const own = hasIpAddress ? (source ?? client?.localAddress ?? null) : null;
   let device: FabricDevice | undefined;
   try {
-    device = fabricDevices(lib, name, own)[0];
+    device = libraries.devices(provider, sourceOf(provider, source, client?.localAddress ?? null))[0];
   } catch (error) {
     return { ...nothing, device: null, reason: error instanceof Error ? error.message : String(error) };
   }
-  if (device === undefined) return { ...nothing, device: null, reason: "libfabric has no such provider here" };
+  if (device === undefined)
+    return { ...nothing, device: null, reason: provider.library === "libfabric" ? "libfabric has no such provider here" : "no port is up" };
   const found = { ...nothing, device: device.domain };
   if (client === null || chunk === null) return { ...found, reason: "" };
   if (nodeDevice === null) return { ...found, reason: "the storage node does not offer it" };

@@ -1,8 +1,13 @@
 /** A mount's settings: every option checked by zod, and precedence applied: option > environment > default. */
-import { isIP } from "node:net";
 import { isAbsolute, resolve } from "node:path";
 import { z } from "zod";
-import { parseTransports, TRANSPORT_EXPECTED, type TransportChoice } from "../protocol/fabric-providers.ts";
+import {
+  INTERFACE_EXPECTED,
+  isFabricInterface,
+  parseTransports,
+  TRANSPORT_EXPECTED,
+  type TransportChoice,
+} from "../protocol/fabric-providers.ts";
 import { KIB, MIB, NAMESPACE_NAME_PATTERN, TENANT_NAME_PATTERN, WORKLOAD_NAME_PATTERN } from "../protocol/limits.ts";
 import { CACHE_MODES, type CacheMode } from "../protocol/policy.ts";
 import { type Address, parseAddresses } from "./address.ts";
@@ -127,7 +132,7 @@ const SCHEMAS = {
   cache_l2_max: size(0, L2_MAX_BYTES),
   cache_pool_id: text("32 hexadecimal digits", (value) => (/^[0-9a-f]{32}$/i.test(value) ? value.toLowerCase() : null)),
   transport: text(TRANSPORT_EXPECTED, parseTransports),
-  fabric_interface: text("an IP address", (value) => (isIP(value) === 0 ? null : value)),
+  fabric_interface: text(INTERFACE_EXPECTED, (value) => (isFabricInterface(value) ? value : null)),
   workload: text("a name: letters, digits, and . _ - inside", (value) => (WORKLOAD_NAME_PATTERN.test(value) ? value : null)),
   metrics: text("HOST:PORT, such as 127.0.0.1:9400", parseListenAddress),
   meta_ttl_ms: integer("milliseconds", TTL_MAX_MS),

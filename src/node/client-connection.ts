@@ -319,12 +319,15 @@ export class ClientConnection implements FrameHandler {
         })),
 
       discover: () => ({ answer: { fabrics: [...(this.#services.rdma?.offers ?? [])], ttlMs: DISCOVER_TTL_MS } }),
-      rdmaOpen: (request) => {
+      rdmaOpen: async (request) => {
         if (this.#services.rdma === null) throw new NodeError("fabric", "this node uses no fabric");
-        const peer = this.#services.rdma.open(request, this.#tenant.name);
-        this.#peer?.close();
-        this.#peer = peer;
-        return DONE;
+        const { peer, name } = await this.#services.rdma.open(request, this.#tenant.name);
+        if (this.#closed) peer.close();
+        else {
+          this.#peer?.close();
+          this.#peer = peer;
+        }
+        return { answer: { name } };
       },
       rdmaProbe: async (body) => {
         await this.#rdma.probe(body);

@@ -80,8 +80,10 @@ export const rdmaOpenCodec = {
     bytes: integer(f[4], 1, RDMA_MEMORY_MAX_BYTES, "bytes"),
     macKey: bytes(f[5], MAC_KEY_BYTES, MAC_KEY_BYTES, "MAC key"),
   }),
-  encodeAnswer: nothing.encode,
-  decodeAnswer: nothing.decode,
+  encodeAnswer: (a: AnswerOf<"rdmaOpen">): unknown[] => [bytes(a.name, 0, FABRIC_NAME_MAX_BYTES, "name")],
+  decodeAnswer: (f: unknown[]): AnswerOf<"rdmaOpen"> => ({
+    name: bytes(tuple(f, 1, "rdmaOpen answer")[0], 0, FABRIC_NAME_MAX_BYTES, "name"),
+  }),
 };
 
 export const rdmaProbeCodec = {

@@ -184,7 +184,7 @@ const arbitraries: { [O in OpName]: { request: fc.Arbitrary<RequestOf<O>>; answe
       bytes: fc.integer({ min: 1, max: RDMA_MEMORY_MAX_BYTES }),
       macKey: bytes(32, 32),
     }),
-    answer: nothing,
+    answer: fc.record({ name: bytes(0, 256) }),
   },
   rdmaProbe: { request: rdmaBody, answer: nothing },
   rdmaPut: { request: fc.record({ id, body: rdmaBody }), answer: fc.record({ existed: fc.boolean() }) },

@@ -7,7 +7,7 @@
 
 import type { EffectivePolicy } from "./policy.ts";
 
-export const PROTOCOL_VERSION = 4;
+export const PROTOCOL_VERSION = 5;
 
 /** Operation codes, one byte in the frame header. An answer carries the code of its request. */
 export const Op = {
@@ -321,7 +321,8 @@ export interface Messages {
    */
   rdmaOpen: {
     request: { provider: string; name: Uint8Array; base: Uint8Array; key: Uint8Array; bytes: number; macKey: Uint8Array };
-    answer: Record<string, never>;
+    /** The node's end of a connected path; empty: the fabric has no connections. */
+    answer: { name: Uint8Array };
   };
   /** The node fetches `bytes` from the start of the client's memory, checks them, and places them behind themselves. */
   rdmaProbe: { request: RdmaBody; answer: Record<string, never> };

@@ -3,14 +3,13 @@
  * this memory; requests, answers and the MACs of what is put stay in TLS. Nobody has to trust the slots: what is got must open under its seal,
  * after a copy, and what is put is checked by its MAC. Whatever goes wrong here, the caller sends the same request with its body in TLS.
  */
+import type { FabricEndpoint } from "../../ffi/fabric-endpoint.ts";
 import { MappedMemory } from "../../ffi/libc/memory.ts";
-import type { Libfabric } from "../../ffi/libfabric/libfabric.ts";
-import { RdmEndpoint } from "../../ffi/libfabric/rdm-endpoint.ts";
 import { bodyMac } from "../protocol/body-mac.ts";
 import { NodeError, TransportError } from "../protocol/errors.ts";
-import { fabricProvider } from "../protocol/fabric-providers.ts";
+import { fabricProvider, sourceOf } from "../protocol/fabric-providers.ts";
 import { BLOCK_BYTES, MAC_KEY_BYTES, SEALED_CHUNK_MAX_BYTES, TAG_BYTES } from "../protocol/limits.ts";
-import { openLibfabric } from "../transport/fabric-library.ts";
+import { FabricLibraries } from "../transport/fabric-libraries.ts";
 import { FabricPump, type Pumped } from "../transport/fabric-pump.ts";
 import type { NodeClient } from "../transport/node-client.ts";
 import type { CheckedSink } from "./chunk-node.ts";
@@ -32,15 +31,15 @@ const REST_MAX_MS = 60_000;
 const QUARANTINED_MAX = 4;
 
 export interface RdmaSettings {
-  /** libfabric's name. */
+  /** As in FABRIC_PROVIDERS. */
   readonly provider: string;
-  /** The address to use, where the fabric has addresses of its own; null: that of the connection. */
+  /** What --fabric-interface says; null: nothing. */
   readonly source: string | null;
   readonly slots: number;
 }
 
 interface OpenPath extends Pumped {
-  readonly endpoint: RdmEndpoint;
+  readonly endpoint: FabricEndpoint;
   readonly memory: MappedMemory;
   readonly macKey: Uint8Array;
   /** Offsets. */
@@ -59,7 +58,7 @@ export class RdmaPath {
   readonly #client: NodeClient;
   readonly #settings: RdmaSettings;
   readonly #log: (message: string) => void;
-  #lib: Libfabric | null = null;
+  #libraries: FabricLibraries | null = null;
   #path: OpenPath | null = null;
   #opening = false;
   #restMs = REST_FIRST_MS;
@@ -161,6 +160,7 @@ export class RdmaPath {
   /** From here on the node's transfers go on. */
   #use(path: OpenPath): void {
     path.inUse++;
+    if (path.endpoint.isPassive) return;
     this.#waitedFor.add(path);
     this.#pump.kick();
   }
@@ -250,11 +250,12 @@ export class RdmaPath {
   #openEndpoint(): OpenPath {
     const { provider, slots } = this.#settings;
     const kind = fabricProvider(provider);
-    this.#lib ??= openLibfabric(kind === null ? [] : [kind]);
-    const source = this.#settings.source ?? (kind?.hasIpAddress === true ? this.#client.localAddress : null);
+    if (kind === null) throw new Error(`no fabric is called ${provider}`);
+    this.#libraries ??= new FabricLibraries([kind]);
+    const source = sourceOf(kind, this.#settings.source, this.#client.localAddress);
     const memory = new MappedMemory(slots * SLOT_BYTES);
     try {
-      const endpoint = new RdmEndpoint(this.#lib, { provider, source, operations: 1 });
+      const endpoint = this.#libraries.openEndpoint(kind, { source, role: "target", operations: 1 });
       const free = Array.from({ length: slots }, (_, i) => i * SLOT_BYTES);
       const macKey = crypto.getRandomValues(new Uint8Array(MAC_KEY_BYTES));
       return {
@@ -288,7 +289,8 @@ export class RdmaPath {
     const memoryOf = { base: word(region.base), key: word(region.key), bytes: memory.length, macKey };
     this.#use(path);
     try {
-      await this.#client.call("rdmaOpen", { provider, name: endpoint.name, ...memoryOf }, { timeoutMs: PROBE_MS });
+      const call = this.#client.call("rdmaOpen", { provider, name: endpoint.name, ...memoryOf }, { timeoutMs: PROBE_MS });
+      endpoint.accept((await call).answer.name);
       await this.#tryBothWays(path);
     } finally {
       this.#unuse(path);

@@ -2,10 +2,11 @@
  * Keeps endpoints going while something is under way at them, in a thread that has an event loop besides: it asks them, and where there is nothing it
  * waits in poll(2) for the fabric's descriptors and the event loop's at once. Providers without a descriptor are asked again and again.
  */
+
+import type { FabricEndpoint, OnCompletion } from "../../ffi/fabric-endpoint.ts";
 import { POLLIN } from "../../ffi/libc/constants.ts";
 import { poll } from "../../ffi/libc/libc.ts";
 import { MappedMemory } from "../../ffi/libc/memory.ts";
-import type { OnCompletion, RdmEndpoint } from "../../ffi/libfabric/rdm-endpoint.ts";
 import { pollfd } from "../../ffi/libfuse3/layout.ts";
 
 /** The event loop's timers are not in its descriptor: this is how late they can be. */
@@ -14,7 +15,7 @@ const WAIT_MS = 2;
 const ENDPOINTS_MAX = 15;
 
 export interface Pumped {
-  readonly endpoint: Pick<RdmEndpoint, "poll" | "mayWait" | "waitFd">;
+  readonly endpoint: Pick<FabricEndpoint, "poll" | "mayWait" | "waitFd">;
   readonly onCompletion: OnCompletion;
 }
 

@@ -11,7 +11,7 @@ export function registerServe(program: Command): void {
     .option("--listen <host:port>", "address to listen on; port 0 takes a free one (see DIR/listen)", "0.0.0.0:9100")
     .option("--gc-grace <time>", "chunks that nothing refers to are kept this long; on a disk that is 90 % full, 1 s", "30s")
     .option("--transports <list>", "fabrics for content, besides TLS: auto, tcp, cxi, verbs or libfabric:PROVIDER, with commas", "auto")
-    .option("--fabric-interface <address>", "our IP address on the fabric (default: the one of --listen)")
+    .option("--fabric-interface <address>", "our IP address on the fabric, or the device (mlx5_0) (default: the one of --listen)")
     .addOption(
       new Option("--log-level <level>", "least severe messages to log")
         .choices(["trace", "debug", "info", "warn", "error"])

@@ -12,7 +12,14 @@ import { verifyDataFolder } from "../../node/verify.ts";
 import { CommandError, ExitStatus } from "../../process/failure.ts";
 import { hasDevices } from "../../process/kernel-devices.ts";
 import { whileServing } from "../../process/stop-signal.ts";
-import { parseTransports, providersOf, TRANSPORT_EXPECTED } from "../../protocol/fabric-providers.ts";
+import {
+  INTERFACE_EXPECTED,
+  isFabricInterface,
+  parseTransports,
+  providersOf,
+  sourceOf,
+  TRANSPORT_EXPECTED,
+} from "../../protocol/fabric-providers.ts";
 import { tcpTls } from "../../transport/tcp-tls.ts";
 import { VERSION } from "../../version.ts";
 import type { ServeOptions } from "./options.ts";
@@ -58,10 +65,13 @@ async function startNode(options: Omit<StorageNodeOptions, "descriptors">): Prom
 function fabricsOf({ transports, fabricInterface }: ServeOptions, host: string): { name: string; source: string | null }[] {
   const choice = parseTransports(transports);
   if (choice === null) throw new CommandError(ExitStatus.usage, `--transports ${transports}: expected ${TRANSPORT_EXPECTED}`);
-  if (fabricInterface !== undefined && isIP(fabricInterface) === 0)
-    throw new CommandError(ExitStatus.usage, `--fabric-interface ${fabricInterface}: expected an IP address`);
-  const source = fabricInterface ?? (isIP(host) === 0 || /^[0.:]+$/.test(host) ? null : host);
-  return providersOf(choice, hasDevices).map(({ name, hasIpAddress }) => ({ name, source: hasIpAddress ? source : null }));
+  if (fabricInterface !== undefined && !isFabricInterface(fabricInterface))
+    throw new CommandError(ExitStatus.usage, `--fabric-interface ${fabricInterface}: expected ${INTERFACE_EXPECTED}`);
+  const listening = isIP(host) === 0 || /^[0.:]+$/.test(host) ? null : host;
+  return providersOf(choice, hasDevices).map((provider) => ({
+    name: provider.name,
+    source: sourceOf(provider, fabricInterface ?? null, listening),
+  }));
 }
 
 /** Returns when the node has stopped. @throws CommandError */

@@ -8,7 +8,10 @@ export function registerTransports(program: Command): void {
     .command("transports")
     .description("show by what content can be moved, and try each: to a storage node where one is given");
   withNodeOptions(transports, { optional: true })
-    .option("--fabric-interface <address>", "our IP address on the fabric (default: that of the connection to the node)")
+    .option(
+      "--fabric-interface <address>",
+      "our IP address on the fabric, or the device (mlx5_0) (default: that of the connection to the node)",
+    )
     .option("--json", "as JSON: one object for each")
     .action(async (options: TransportsOptions) => {
       const { transportsCommand } = await import("./run.ts");

@@ -1,8 +1,9 @@
 /** What `kiseki transports` does; loaded only for it. */
-import { isIP } from "node:net";
+
 import { type ProbedTransport, probeTransports } from "../../client/probe-transports.ts";
 import { CommandError, ExitStatus } from "../../process/failure.ts";
 import { printable } from "../../process/printable.ts";
+import { INTERFACE_EXPECTED, isFabricInterface } from "../../protocol/fabric-providers.ts";
 import { columns } from "../shared/columns.ts";
 import { humanBytes } from "../shared/quantities.ts";
 import { withNode } from "../shared/with-node.ts";
@@ -11,8 +12,8 @@ import type { TransportsOptions } from "./options.ts";
 /** @throws CommandError, TransportError, NodeError */
 export async function transportsCommand(options: TransportsOptions): Promise<void> {
   const { dataAddr, fabricInterface = null } = options;
-  if (fabricInterface !== null && isIP(fabricInterface) === 0)
-    throw new CommandError(ExitStatus.usage, `--fabric-interface ${fabricInterface}: expected an IP address`);
+  if (fabricInterface !== null && !isFabricInterface(fabricInterface))
+    throw new CommandError(ExitStatus.usage, `--fabric-interface ${fabricInterface}: expected ${INTERFACE_EXPECTED}`);
   const rows =
     dataAddr === undefined
       ? await probeTransports(null, fabricInterface)

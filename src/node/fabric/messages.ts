@@ -35,5 +35,8 @@ export type FromRdmaWorker =
       readonly opened: readonly { readonly provider: string; readonly domain: string }[];
       readonly failed: readonly { readonly provider: string; readonly reason: string }[];
     }
+  /** `name`: what the peer has to accept; null: it can't be reached, `error` says why. */
+  | { readonly kind: "peer"; readonly id: number; readonly name: Uint8Array; readonly error: null }
+  | { readonly kind: "peer"; readonly id: number; readonly name: null; readonly error: string }
   | { readonly kind: "done"; readonly job: number; readonly error: string | null }
   | { readonly kind: "stopped" };

@@ -48,6 +48,8 @@ export class RdmaService {
   readonly #slots = new DiskSlots(BUFFERS, BUFFERS_PER_TENANT);
   readonly #tenants = new Map<string, TenantSlots>();
   readonly #jobs = new Map<number, Job>();
+  /** Peers that the Worker is asked to make usable. */
+  readonly #admissions = new Map<number, PromiseWithResolvers<Uint8Array>>();
   /** Called when the fabric has let go of a buffer whose transfer was given up. */
   readonly #late = new Map<number, () => void>();
   #lastJob = 0;
@@ -82,18 +84,35 @@ export class RdmaService {
     return this.#offers;
   }
 
-  /** The client's memory, as one connection's. @throws NodeError "fabric" */
-  open(request: RequestOf<"rdmaOpen">, tenant: string): RdmaPeer {
+  /** The client's memory, as one connection's, and what the client has to accept. @throws NodeError "fabric" */
+  async open(request: RequestOf<"rdmaOpen">, tenant: string): Promise<{ peer: RdmaPeer; name: Uint8Array }> {
     if (!this.#offers.some(({ provider }) => provider === request.provider))
       throw new NodeError("fabric", `this node has no fabric ${fabricProvider(request.provider)?.name ?? "of that name"}`);
     const id = ++this.#lastPeer;
-    this.#say({ kind: "peer", id, provider: request.provider, name: request.name });
+    const name = await this.#admit({ kind: "peer", id, provider: request.provider, name: request.name });
     let slots = this.#tenants.get(tenant);
     if (slots === undefined) {
       slots = this.#slots.tenant();
       this.#tenants.set(tenant, slots);
     }
-    return new RdmaPeer(this, id, request, slots);
+    return { peer: new RdmaPeer(this, id, request, slots), name };
+  }
+
+  async #admit(message: Extract<ToRdmaWorker, { kind: "peer" }>): Promise<Uint8Array> {
+    const { id } = message;
+    const admission = Promise.withResolvers<Uint8Array>();
+    this.#admissions.set(id, admission);
+    const timer = setTimeout(() => {
+      admission.reject(new NodeError("fabric", "the fabric does not answer"));
+      this.forget(id);
+    }, TRANSFER_MS);
+    try {
+      this.#say(message);
+      return await admission.promise;
+    } finally {
+      clearTimeout(timer);
+      this.#admissions.delete(id);
+    }
   }
 
   /** For RdmaPeer. */
@@ -154,6 +173,10 @@ export class RdmaService {
       for (const failed of message.failed) this.#logger.warn(failed, "a fabric can't be used");
       for (const opened of message.opened) this.#logger.info(opened, "bodies can be moved over a fabric");
       this.#started.resolve();
+    } else if (message.kind === "peer") {
+      const admission = this.#admissions.get(message.id);
+      if (message.name !== null) admission?.resolve(message.name);
+      else admission?.reject(new NodeError("fabric", `the client can't be reached: ${message.error}`));
     } else if (message.kind === "stopped") {
       this.#stopped.resolve();
     } else {
@@ -177,7 +200,7 @@ export class RdmaService {
   #lost(reason: string): void {
     this.#offers = [];
     this.#logger.warn({ reason }, "the thread that serves fabrics has ended: all bodies go by TLS until the node is started again");
-    for (const id of [...this.#jobs.keys()]) this.#done(id, "the node's fabric has ended");
+    this.#endAll("the node's fabric has ended");
     this.#started.resolve();
     this.#stopped.resolve();
   }
@@ -190,7 +213,12 @@ export class RdmaService {
     await this.#stopped.promise;
     clearTimeout(timer);
     this.#worker.terminate();
-    for (const id of [...this.#jobs.keys()]) this.#done(id, "the node stops");
+    this.#endAll("the node stops");
+  }
+
+  #endAll(reason: string): void {
+    for (const id of [...this.#jobs.keys()]) this.#done(id, reason);
+    for (const { reject } of this.#admissions.values()) reject(new NodeError("fabric", reason));
   }
 }
 

@@ -2,12 +2,11 @@
  * A Worker that owns the node's endpoints, and does nothing but transfers between its buffers and clients' memory.
  */
 
+import type { FabricEndpoint, MemoryRegion } from "../../../ffi/fabric-endpoint.ts";
 import { asPointer } from "../../../ffi/libc/libc.ts";
-import type { Libfabric } from "../../../ffi/libfabric/libfabric.ts";
-import { type MemoryRegion, RdmEndpoint } from "../../../ffi/libfabric/rdm-endpoint.ts";
 import { findEventLoopFd } from "../../process/event-loop-fd.ts";
 import { fabricProvider } from "../../protocol/fabric-providers.ts";
-import { openLibfabric } from "../../transport/fabric-library.ts";
+import { FabricLibraries } from "../../transport/fabric-libraries.ts";
 import { FabricPump, type Pumped } from "../../transport/fabric-pump.ts";
 import type { FromRdmaWorker, ToRdmaWorker } from "./messages.ts";
 
@@ -17,13 +16,13 @@ declare const self: Worker;
 const OPERATIONS = 64;
 
 class OpenEndpoint implements Pumped {
-  readonly endpoint: RdmEndpoint;
+  readonly endpoint: FabricEndpoint;
   readonly buffers: MemoryRegion;
   /** Jobs by the number of their operation. */
   readonly running = new Map<number, number>();
   readonly free = Array.from({ length: OPERATIONS }, (_, i) => i);
 
-  constructor(endpoint: RdmEndpoint, buffers: MemoryRegion) {
+  constructor(endpoint: FabricEndpoint, buffers: MemoryRegion) {
     this.endpoint = endpoint;
     this.buffers = buffers;
   }
@@ -56,11 +55,12 @@ function say(message: FromRdmaWorker): void {
 function start({ providers, memory }: Extract<ToRdmaWorker, { kind: "start" }>): void {
   const opened: { provider: string; domain: string }[] = [];
   const failed: { provider: string; reason: string }[] = [];
-  let lib: Libfabric | null = null;
+  const libraries = new FabricLibraries(providers.flatMap(({ name }) => fabricProvider(name) ?? []));
   for (const { name, source } of providers) {
     try {
-      lib ??= openLibfabric(providers.flatMap((provider) => fabricProvider(provider.name) ?? []));
-      const endpoint = new RdmEndpoint(lib, { provider: name, source, operations: OPERATIONS });
+      const provider = fabricProvider(name);
+      if (provider === null) throw new Error("there is no such provider");
+      const endpoint = libraries.openEndpoint(provider, { source, role: "initiator", operations: OPERATIONS });
       try {
         const buffers = endpoint.register({ address: asPointer(memory.address), length: memory.bytes }, "local");
         endpoints.set(name, new OpenEndpoint(endpoint, buffers));
@@ -70,10 +70,26 @@ function start({ providers, memory }: Extract<ToRdmaWorker, { kind: "start" }>):
         throw error;
       }
     } catch (error) {
-      failed.push({ provider: name, reason: error instanceof Error ? error.message : String(error) });
+      failed.push({ provider: name, reason: textOf(error) });
     }
   }
   say({ kind: "started", opened, failed });
+}
+
+function admit({ id, provider, name }: Extract<ToRdmaWorker, { kind: "peer" }>): void {
+  const at = endpoints.get(provider);
+  try {
+    if (at === undefined) throw new Error("its endpoint is closed");
+    const inserted = at.endpoint.insert(name);
+    peers.set(id, { at, address: inserted.peer });
+    say({ kind: "peer", id, name: inserted.name, error: null });
+  } catch (error) {
+    say({ kind: "peer", id, name: null, error: textOf(error) });
+  }
+}
+
+function textOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
 }
 
 function begin(transfer: Transfer): void {
@@ -97,7 +113,7 @@ function begin(transfer: Transfer): void {
         : endpoint.read(operation, buffers, offset, bytes, peer.address, address, key);
   } catch (error) {
     free.push(operation);
-    say({ kind: "done", job, error: error instanceof Error ? error.message : String(error) });
+    say({ kind: "done", job, error: textOf(error) });
     return;
   }
   if (isStarted) running.set(operation, job);
@@ -141,15 +157,9 @@ self.onmessage = ({ data }: MessageEvent<ToRdmaWorker>): void => {
     case "start":
       start(data);
       break;
-    case "peer": {
-      const at = endpoints.get(data.provider);
-      try {
-        if (at !== undefined) peers.set(data.id, { at, address: at.endpoint.insert(data.name) });
-      } catch {
-        // Its transfers are told that the peer is gone.
-      }
+    case "peer":
+      admit(data);
       break;
-    }
     case "forget": {
       const peer = peers.get(data.id);
       peers.delete(data.id);
