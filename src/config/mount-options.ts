@@ -74,7 +74,7 @@ export const MOUNT_OPTIONS = [
     name: "fabric_interface",
     value: "ADDRESS",
     env: "KISEKI_FABRIC_INTERFACE",
-    description: "our IP address on the fabric (default: that of the connection to the node)",
+    description: "our IP address on the fabric, or the device (mlx5_0) (default: that of the connection to the node)",
   },
   {
     name: "workload",
