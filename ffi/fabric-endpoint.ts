@@ -49,7 +49,7 @@ export interface FabricEndpoint {
   remove(peer: bigint): void;
   /** Target: lets the initiator in whose insert() answered this name. @throws Error */
   accept(name: Uint8Array): void;
-  /** For this endpoint's own operations ("local"), or for peers' ("remote"). @throws Error: where RLIMIT_MEMLOCK is too low it says how much is needed */
+  /** For this endpoint's own operations ("local"), or for peers' ("remote"). @throws Error; PinningError where RLIMIT_MEMLOCK is too low */
   register(memory: FixedMemory, use: "local" | "remote"): MemoryRegion;
   /**
    * Starts to write `length` bytes at `offset` of `from` to a peer's memory. False: there is no room for it now, poll() first. It has ended when
@@ -71,7 +71,11 @@ export function checkRange({ memory }: MemoryRegion, offset: number, length: num
   if (offset < 0 || length < 1 || offset + length > memory.length) throw new RangeError(`${offset}+${length} of ${memory.length} bytes`);
 }
 
-/** What is missing when memory can't be pinned is known to few: it is said. */
-export function pinningHint(length: number): string {
-  return `${Math.ceil(length / 1024)} KiB have to be pinned; does ulimit -l (RLIMIT_MEMLOCK) allow it?`;
+/** Memory can't be pinned. What is missing then is known to few: it is said. */
+export class PinningError extends Error {
+  override readonly name = "PinningError";
+
+  constructor(call: string, length: number) {
+    super(`${call}: no memory: ${Math.ceil(length / 1024)} KiB have to be pinned; does ulimit -l (RLIMIT_MEMLOCK) allow it?`);
+  }
 }

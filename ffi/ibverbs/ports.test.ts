@@ -22,8 +22,9 @@ interface Port {
 }
 
 function machine(ports: Record<string, Port>): string {
-  const root = mkdtempSync(join(tmpdir(), "kiseki-ports-"));
-  folders.push(root);
+  const sys = mkdtempSync(join(tmpdir(), "kiseki-ports-"));
+  folders.push(sys);
+  const root = join(sys, "class", "infiniband");
   const put = (path: string, text: string) => {
     mkdirSync(dirname(path), { recursive: true });
     writeFileSync(path, `${text}\n`);
@@ -41,8 +42,14 @@ function machine(ports: Record<string, Port>): string {
       if (type !== undefined) put(join(folder, "gid_attrs", "types", String(i)), type);
     }
   }
-  return root;
+  // Two processors on each of two NUMA nodes; the process runs on one of the second.
+  put(join(sys, "devices/system/node/node0/cpulist"), "0,2");
+  put(join(sys, "devices/system/node/node1/cpulist"), "4-5");
+  put(join(sys, "status"), "Name:\tkiseki\nCpus_allowed_list:\t5");
+  return sys;
 }
+
+const portsOf = (source: string | null, sys: string) => rdmaPorts(source, sys, join(sys, "status"));
 
 const ROCE = [
   [LINK_LOCAL, "IB/RoCE v1"],
@@ -52,18 +59,18 @@ const ROCE = [
 ] as const;
 
 test("nothing there: no port", () => {
-  expect(rdmaPorts(null, "/no/such/folder")).toEqual([]);
-  expect(rdmaPorts(null, machine({ "mlx5_0:1": { state: "1: DOWN", gids: ROCE } }))).toEqual([]);
+  expect(portsOf(null, "/no/such/folder")).toEqual([]);
+  expect(portsOf(null, machine({ "mlx5_0:1": { state: "1: DOWN", gids: ROCE } }))).toEqual([]);
 });
 
 test("RoCE: version 2, by the IPv4 address", () => {
-  expect(rdmaPorts(null, machine({ "mlx5_0:1": { gids: ROCE, numa: 1 } }))).toEqual([
-    { device: "mlx5_0", port: 1, gidIndex: 3, linkLayer: "Ethernet", gbps: 100, numaNode: 1 },
+  expect(portsOf(null, machine({ "mlx5_0:1": { gids: ROCE, numa: 1 } }))).toEqual([
+    { device: "mlx5_0", port: 1, gidIndex: 3, linkLayer: "Ethernet", gbps: 100, isNear: true },
   ]);
 });
 
 test("InfiniBand before RoCE, then the fastest, then by number", () => {
-  const ports = rdmaPorts(
+  const ports = portsOf(
     null,
     machine({
       "mlx5_10:1": { gids: ROCE },
@@ -76,6 +83,24 @@ test("InfiniBand before RoCE, then the fastest, then by number", () => {
   expect(ports[0]).toMatchObject({ linkLayer: "InfiniBand", gidIndex: 0 });
 });
 
+test("near before fast; what hangs nowhere in particular is near", () => {
+  const ports = portsOf(
+    null,
+    machine({
+      "mlx5_0:1": { gids: ROCE, numa: 0, rate: "400 Gb/sec (4X NDR)" },
+      "mlx5_1:1": { gids: ROCE, numa: 1 },
+      "mlx5_2:1": { gids: ROCE, numa: -1 },
+      "mlx5_3:1": { gids: ROCE },
+    }),
+  );
+  expect(ports.map(({ device, isNear }) => [device, isNear])).toEqual([
+    ["mlx5_1", true],
+    ["mlx5_2", true],
+    ["mlx5_3", true],
+    ["mlx5_0", false],
+  ]);
+});
+
 test("by address or device: that one, and none where nobody has it", () => {
   const root = machine({
     "mlx5_0:1": { gids: ROCE },
@@ -83,7 +108,7 @@ test("by address or device: that one, and none where nobody has it", () => {
     "mlx5_1:1": { gids: [["2001:0db8:0000:0000:0000:0000:0000:0005", "RoCE v2"]] },
     "mlx5_2:1": { layer: "InfiniBand", gids: [[LINK_LOCAL]] },
   });
-  const names = (source: string) => rdmaPorts(source, root).map(({ device, port, gidIndex }) => `${device}:${port} ${gidIndex}`);
+  const names = (source: string) => portsOf(source, root).map(({ device, port, gidIndex }) => `${device}:${port} ${gidIndex}`);
   expect(names("10.0.0.1")).toEqual(["mlx5_0:1 3"]);
   expect(names("10.0.0.2")).toEqual(["mlx5_0:2 0"]);
   expect(names("2001:db8::5")).toEqual(["mlx5_1:1 0"]);

@@ -2,9 +2,12 @@
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 
-const SYS_INFINIBAND = "/sys/class/infiniband";
+const SYS = "/sys";
+const PROC_STATUS = "/proc/self/status";
 /** Entries of a port's GID table that are looked at; tables have 16 to 256. */
 const GIDS_MAX = 256;
+/** In one range of a list: more than any machine has. */
+const CPUS_MAX = 65_536;
 /** Some devices list it for ports that are not there. */
 const NO_GID = "0000:0000:0000:0000:0000:0000:0000:0000";
 
@@ -17,17 +20,19 @@ export interface RdmaPort {
   readonly linkLayer: "InfiniBand" | "Ethernet";
   /** What the port can do, in Gb/s; 0: not known. */
   readonly gbps: number;
-  /** Of the processor that it hangs on; -1: of none in particular. */
-  readonly numaNode: number;
+  /** It hangs on memory that this process's processors are next to, or the machine has only one kind. */
+  readonly isNear: boolean;
 }
 
 /**
- * The ports that are up, best first: the one with the address `source`, then InfiniBand, then the fastest. RoCE ports are used by a RoCE v2 address (it is
+ * The ports that are up, best first: InfiniBand before RoCE, then the near ones, then the fastest. RoCE ports are used by a RoCE v2 address (it is
  * routed, v1 is not), of IPv4 where there is one; InfiniBand ports by their first.
  * @param source an IP address, or a device's name with or without :PORT, that a port must have; null: any
  */
-export function rdmaPorts(source: string | null, root = SYS_INFINIBAND): RdmaPort[] {
-  const found: { port: RdmaPort; rank: number }[] = [];
+export function rdmaPorts(source: string | null, sys = SYS, status = PROC_STATUS): RdmaPort[] {
+  const root = join(sys, "class", "infiniband");
+  const near = ownNumaNodes(sys, status);
+  const found: RdmaPort[] = [];
   for (const device of list(root)) {
     for (const name of list(join(root, device, "ports"))) {
       const folder = join(root, device, "ports", name);
@@ -38,19 +43,41 @@ export function rdmaPorts(source: string | null, root = SYS_INFINIBAND): RdmaPor
       if (gid === null) continue;
       const gbps = Number.parseFloat(text(join(folder, "rate"))) || 0;
       const numaNode = Number.parseInt(text(join(root, device, "device", "numa_node")), 10);
-      const port = {
-        device,
-        port: Number(name),
-        gidIndex: gid,
-        linkLayer,
-        gbps,
-        numaNode: Number.isNaN(numaNode) ? -1 : numaNode,
-      } as const;
-      found.push({ port, rank: linkLayer === "InfiniBand" ? 1 : 0 });
+      // -1: of none in particular.
+      const isNear = near === null || !(numaNode >= 0) || near.has(numaNode);
+      found.push({ device, port: Number(name), gidIndex: gid, linkLayer, gbps, isNear });
     }
   }
-  found.sort((a, b) => b.rank - a.rank || b.port.gbps - a.port.gbps || a.port.device.localeCompare(b.port.device, "en", { numeric: true }));
-  return found.map(({ port }) => port);
+  return found.sort((a, b) => comparePorts(b, a) || a.device.localeCompare(b.device, "en", { numeric: true }) || a.port - b.port);
+}
+
+/** Above 0: `a` is the better one. */
+export function comparePorts(a: RdmaPort, b: RdmaPort): number {
+  const isInfiniBand = ({ linkLayer }: RdmaPort) => Number(linkLayer === "InfiniBand");
+  return isInfiniBand(a) - isInfiniBand(b) || Number(a.isNear) - Number(b.isNear) || a.gbps - b.gbps;
+}
+
+/** The NUMA nodes that have one of the processors that this process may run on; null: not known. */
+function ownNumaNodes(sys: string, status: string): Set<number> | null {
+  const allowed = cpuList(/^Cpus_allowed_list:\s*(\S+)/m.exec(text(status))?.[1] ?? "");
+  const nodes = new Set<number>();
+  const folder = join(sys, "devices", "system", "node");
+  for (const name of list(folder)) {
+    const node = /^node(\d+)$/.exec(name)?.[1];
+    if (node === undefined) continue;
+    for (const cpu of cpuList(text(join(folder, name, "cpulist")))) if (allowed.has(cpu)) nodes.add(Number(node));
+  }
+  return nodes.size === 0 ? null : nodes;
+}
+
+/** As the kernel writes them: 0-3,8. */
+function cpuList(text: string): Set<number> {
+  const cpus = new Set<number>();
+  for (const part of text.split(",")) {
+    const [first = Number.NaN, last = first] = part.split("-").map(Number);
+    for (let cpu = first; cpu <= Math.min(last, first + CPUS_MAX); cpu++) cpus.add(cpu);
+  }
+  return cpus;
 }
 
 function chooseGid(folder: string, linkLayer: RdmaPort["linkLayer"], wanted: string | null): number | null {

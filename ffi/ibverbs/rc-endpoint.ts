@@ -15,7 +15,7 @@ import {
   type InsertedPeer,
   type MemoryRegion,
   type OnCompletion,
-  pinningHint,
+  PinningError,
 } from "../fabric-endpoint.ts";
 import { setNonBlocking } from "../libc/libc.ts";
 import { MappedMemory } from "../libc/memory.ts";
@@ -283,7 +283,7 @@ export class RcEndpoint implements FabricEndpoint {
       mr = this.#lib.create("ibv_reg_mr", this.#pd, memory.address, memory.length, layout.IBV_ACCESS_LOCAL_WRITE | remote);
     } catch (error) {
       if (!(error instanceof VerbsError) || error.code !== ENOMEM) throw error;
-      throw new VerbsError("ibv_reg_mr", ENOMEM, `no memory: ${pinningHint(memory.length)}`);
+      throw new PinningError("ibv_reg_mr", memory.length);
     }
     const close = (): void => {
       if (this.#regions.delete(close)) this.#lib.check("ibv_dereg_mr", mr);

@@ -14,7 +14,7 @@ import {
   type InsertedPeer,
   type MemoryRegion,
   type OnCompletion,
-  pinningHint,
+  PinningError,
 } from "../fabric-endpoint.ts";
 import { asPointer } from "../libc/libc.ts";
 import { MappedMemory } from "../libc/memory.ts";
@@ -255,7 +255,7 @@ export class RdmEndpoint implements FabricEndpoint, Disposable {
     if (status !== 0) throw this.#lib.error("fi_av_remove", status);
   }
 
-  /** The key is one that nobody can guess. @throws FabricError: ENOMEM where RLIMIT_MEMLOCK is too low */
+  /** The key is one that nobody can guess. @throws FabricError; PinningError where RLIMIT_MEMLOCK is too low */
   register(memory: FixedMemory, use: "local" | "remote"): MemoryRegion {
     this.#requireOpen();
     const access = use === "local" ? layout.FI_READ | layout.FI_WRITE : layout.FI_REMOTE_READ | layout.FI_REMOTE_WRITE;
@@ -287,7 +287,7 @@ export class RdmEndpoint implements FabricEndpoint, Disposable {
       return this.#lib.opened("fi_mr_reg", register);
     } catch (error) {
       if (!(error instanceof FabricError) || error.code !== ENOMEM) throw error;
-      throw new FabricError("fi_mr_reg", error.code, `${this.#lib.strerror(error.code)}: ${pinningHint(length)}`);
+      throw new PinningError("fi_mr_reg", length);
     }
   }
 

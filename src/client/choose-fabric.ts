@@ -5,7 +5,9 @@ import { hasDevices } from "../process/kernel-devices.ts";
 import { NodeError } from "../protocol/errors.ts";
 import { providersOf, sourceOf, type TransportChoice } from "../protocol/fabric-providers.ts";
 import { MIB, RDMA_MEMORY_MAX_BYTES } from "../protocol/limits.ts";
+import type { FabricCandidate } from "../transfer/fabric-candidates.ts";
 import { probeFabric, type RdmaSettings, SLOT_BYTES } from "../transfer/rdma-path.ts";
+import { fabricPlaces } from "../transport/fabric-libraries.ts";
 import type { NodeClient } from "../transport/node-client.ts";
 
 /** Memory that the node may write to, of all Workers together: it is pinned. */
@@ -13,13 +15,16 @@ const SLOTS_MAX_BYTES = 256 * MIB;
 /** Of one Worker: as many as it has transfers of whole chunks at a time. */
 const SLOTS_PER_WORKER = 20;
 
+/** Ports of one provider come before those of the next. */
+const RANKS_PER_PROVIDER = 100;
+
 export interface FabricWish {
   readonly transport: TransportChoice;
   readonly fabricInterface: string | null;
 }
 
 /**
- * The best fabric that both sides have and that carries bytes; null: bodies go by TLS.
+ * The fabrics that both sides have and that carry bytes, best first; null: bodies go by TLS.
  * @throws NodeError "fabric" when fabrics are named and none can be had
  */
 export async function chooseFabric(
@@ -32,6 +37,8 @@ export async function chooseFabric(
   if (wanted.length === 0) return null;
   const isNamed = transport !== "auto";
   const reasons: string[] = [];
+  const candidates: FabricCandidate[] = [];
+  let ranks = 0;
   try {
     const { fabrics } = (await client.call("discover", {})).answer;
     for (const provider of wanted) {
@@ -41,11 +48,18 @@ export async function chooseFabric(
         continue;
       }
       const source = sourceOf(provider, fabricInterface, null);
-      const slots = Math.min(SLOTS_PER_WORKER, Math.floor(Math.min(SLOTS_MAX_BYTES / workers, RDMA_MEMORY_MAX_BYTES) / SLOT_BYTES));
-      const problem = await probeFabric(client, { provider: name, source, slots: 1 }, findEventLoopFd());
-      if (problem === null) return { provider: name, source, slots };
-      reasons.push(`${name}: ${problem}`);
+      const places = fabricPlaces(provider, source);
+      if (places.length === 0) reasons.push(`${name}: no port is up`);
+      for (const place of places) {
+        const candidate = { provider: name, source: place.source, rank: ranks + place.order };
+        const problem = await probeFabric(client, { candidates: [candidate], slots: 1 }, findEventLoopFd());
+        if (problem === null) candidates.push(candidate);
+        else reasons.push(problem);
+      }
+      ranks += RANKS_PER_PROVIDER;
     }
+    const slots = Math.min(SLOTS_PER_WORKER, Math.floor(Math.min(SLOTS_MAX_BYTES / workers, RDMA_MEMORY_MAX_BYTES) / SLOT_BYTES));
+    if (candidates.length > 0) return { candidates, slots };
   } catch (error) {
     if (!isNamed) log.warn({ err: error }, "no fabric could be tried: content goes by TLS");
     else throw error;

@@ -13,7 +13,7 @@ import { NodeError } from "../protocol/errors.ts";
 import { CHUNK_MAX_BYTES, SEALED_CHUNK_MAX_BYTES } from "../protocol/limits.ts";
 import type { NodeClient } from "../transport/node-client.ts";
 import type { CheckedSink } from "./chunk-node.ts";
-import { probeFabric, RdmaPath } from "./rdma-path.ts";
+import { probeFabric, RdmaPath, type RdmaSettings } from "./rdma-path.ts";
 import { sumCounts, TransferCounts } from "./transfer-counts.ts";
 
 setDefaultTimeout(120_000);
@@ -67,7 +67,13 @@ async function openPath(
   const client = await node.client("acme");
   const said: string[] = [];
   const counts = new TransferCounts();
-  const path = new RdmaPath(client, { provider, source: ADDRESS, slots }, LOOP, (message) => said.push(message), counts);
+  const path = new RdmaPath(
+    client,
+    { candidates: [{ provider, source: ADDRESS, rank: 0 }], slots },
+    LOOP,
+    (message) => said.push(message),
+    counts,
+  );
   expect(await path.tryOnce()).toBeNull();
   return { path, client, said, counts };
 }
@@ -157,6 +163,51 @@ describe.each(PROVIDERS)("%s", (provider) => {
   });
 });
 
+describe("with several to choose from", () => {
+  const MISSING = { provider: "net", source: "no-such-device", rank: 0 };
+  const all = PROVIDERS.map((provider, i) => ({ provider, source: ADDRESS, rank: i + 1 }));
+
+  async function open(candidates: RdmaSettings["candidates"]) {
+    const said: string[] = [];
+    const path = new RdmaPath(await node.client("acme"), { candidates, slots: 2 }, LOOP, (message) => said.push(message));
+    return { path, said, problem: await path.tryOnce() };
+  }
+
+  test("the first that can be opened is taken", async () => {
+    const { path, said, problem } = await open([MISSING, ...all]);
+    expect(problem).toBeNull();
+    expect(said).toEqual([expect.stringContaining(`bodies go over the fabric ${ANY}`)]);
+    const body = randomBytes(200_000);
+    expect(await path.put(idOf(body), body, TIMEOUT_MS)).toBeTrue();
+    await path.close();
+  });
+
+  test("none can: each reason is told", async () => {
+    const { problem, path } = await open([MISSING, { ...MISSING, source: "another-device" }]);
+    expect(problem).toMatch(/no-such-device.*another-device/);
+    await path.close();
+  });
+
+  test("the next one takes over from one that fails, and the first is tried again when it fails too", async () => {
+    const { path, said } = await open(all);
+    const body = randomBytes(200_000);
+    const until = async (went: () => Promise<boolean>) => {
+      const deadline = performance.now() + TIMEOUT_MS;
+      while (!(await went()) && performance.now() < deadline) await Bun.sleep(20);
+    };
+    const fails = async () => expect(await path.get(idOf(body), 0, new Kept(body.length, true), TIMEOUT_MS)).toBeNull();
+    for (const { provider } of all) {
+      await until(() => path.put(idOf(body), body, TIMEOUT_MS));
+      expect(said.at(-1)).toContain(`bodies go over the fabric ${provider}`);
+      await fails();
+    }
+    expect(said.at(-1)).toContain("bodies go by TLS for 1 s");
+    await until(() => path.put(idOf(body), body, TIMEOUT_MS));
+    expect(said.at(-1)).toContain(`bodies go over the fabric ${ANY}`);
+    await path.close();
+  });
+});
+
 describe("a client that does not keep to it", () => {
   const lib = new Libfabric();
 
@@ -233,7 +284,7 @@ describe("a client that does not keep to it", () => {
     const body = randomBytes(300_000);
     await path.put(idOf(body), body, TIMEOUT_MS);
     const stranger = await node.client("stranger");
-    const theirs = new RdmaPath(stranger, { provider: ANY, source: ADDRESS, slots: 2 }, LOOP, () => undefined);
+    const theirs = new RdmaPath(stranger, { candidates: [{ provider: ANY, source: ADDRESS, rank: 0 }], slots: 2 }, LOOP, () => undefined);
     expect(await theirs.tryOnce()).toBeNull();
     await expect(theirs.get(idOf(body), 0, new Kept(body.length), TIMEOUT_MS)).rejects.toBeInstanceOf(NodeError);
     await theirs.close();
@@ -245,6 +296,8 @@ test("a fabric that the node does not have: why not, in words", async () => {
   const plain = await TestNode.start();
   const client = await plain.client("acme");
   expect((await client.call("discover", {})).answer.fabrics).toEqual([]);
-  expect(await probeFabric(client, { provider: ANY, source: ADDRESS, slots: 1 }, LOOP)).toContain("this node uses no fabric");
+  expect(await probeFabric(client, { candidates: [{ provider: ANY, source: ADDRESS, rank: 0 }], slots: 1 }, LOOP)).toContain(
+    "this node uses no fabric",
+  );
   await plain.stop();
 });

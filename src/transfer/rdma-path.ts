@@ -3,7 +3,7 @@
  * this memory; requests, answers and the MACs of what is put stay in TLS. Nobody has to trust the slots: what is got must open under its seal,
  * after a copy, and what is put is checked by its MAC. Whatever goes wrong here, the caller sends the same request with its body in TLS.
  */
-import type { FabricEndpoint } from "../../ffi/fabric-endpoint.ts";
+import { type FabricEndpoint, type MemoryRegion, PinningError } from "../../ffi/fabric-endpoint.ts";
 import { MappedMemory } from "../../ffi/libc/memory.ts";
 import { bodyMac } from "../protocol/body-mac.ts";
 import { NodeError, TransportError } from "../protocol/errors.ts";
@@ -13,6 +13,7 @@ import { FabricLibraries } from "../transport/fabric-libraries.ts";
 import { FabricPump, type Pumped } from "../transport/fabric-pump.ts";
 import type { NodeClient } from "../transport/node-client.ts";
 import type { CheckedSink } from "./chunk-node.ts";
+import type { FabricCandidate } from "./fabric-candidates.ts";
 import { TransferCounts } from "./transfer-counts.ts";
 
 /** Below this a body in TLS is as fast. */
@@ -29,18 +30,21 @@ const REST_FIRST_MS = 1_000;
 const REST_MAX_MS = 60_000;
 /** Slots whose transfers ended without a word may still be written to. With more of them than this the path is made anew. */
 const QUARANTINED_MAX = 4;
+/** So long after a better path failed it is tried again, though the one that took over is well. */
+const BETTER_AFTER_MS = 60_000;
 
 export interface RdmaSettings {
-  /** As in FABRIC_PROVIDERS. */
-  readonly provider: string;
-  /** What --fabric-interface says; null: nothing. */
-  readonly source: string | null;
+  /** Best first. */
+  readonly candidates: readonly FabricCandidate[];
+  /** As many as memory can be pinned for, up to this. */
   readonly slots: number;
 }
 
 interface OpenPath extends Pumped {
+  readonly candidate: FabricCandidate;
   readonly endpoint: FabricEndpoint;
   readonly memory: MappedMemory;
+  readonly region: MemoryRegion;
   readonly macKey: Uint8Array;
   /** Offsets. */
   readonly free: number[];
@@ -63,6 +67,10 @@ export class RdmaPath {
   #opening = false;
   #restMs = REST_FIRST_MS;
   #restsUntilMs = 0;
+  /** The candidate to open next. */
+  #at = 0;
+  /** When to try the better ones again. */
+  #betterAtMs = 0;
   #closed = false;
   /** Those that somebody waits for. */
   readonly #waitedFor = new Set<OpenPath>();
@@ -95,6 +103,7 @@ export class RdmaPath {
   /** The connection is there (anew): the node knows nothing of the path of the one before. */
   connected(): void {
     this.#drop();
+    this.#at = 0;
     void this.#open();
   }
 
@@ -147,7 +156,11 @@ export class RdmaPath {
   #take(bytes: number): { path: OpenPath; at: number } | null {
     if (bytes < BODY_MIN_BYTES || bytes > SLOT_BYTES) return null;
     const path = this.#path;
-    if (path === null) {
+    if (path !== null && this.#at > 0 && path.inUse === 0 && performance.now() >= this.#betterAtMs) {
+      this.#drop();
+      this.#at = 0;
+    }
+    if (path === null || this.#path === null) {
       if (!this.#opening && performance.now() >= this.#restsUntilMs) void this.#open();
       return null;
     }
@@ -197,7 +210,19 @@ export class RdmaPath {
   #rest(path: OpenPath, error: unknown): void {
     if (this.#path !== path) return;
     this.#drop();
-    this.#say(`bodies go by TLS for ${this.#restMs / 1000} s, the fabric ${this.#settings.provider} failed: ${textOf(error)}`);
+    const failed = `the fabric ${nameOf(path.candidate)} failed: ${textOf(error)}`;
+    this.#at++;
+    if (this.#at < this.#settings.candidates.length) {
+      this.#say(`${failed}; the next one is tried`);
+      void this.#open();
+    } else {
+      this.#say(`bodies go by TLS for ${this.#restMs / 1000} s, ${failed}`);
+      this.#restABit();
+    }
+  }
+
+  #restABit(): void {
+    this.#at = 0;
     this.#restsUntilMs = performance.now() + this.#restMs;
     this.#restMs = Math.min(REST_MAX_MS, 2 * this.#restMs);
   }
@@ -224,46 +249,59 @@ export class RdmaPath {
   async #open(): Promise<void> {
     if (this.#opening || this.#closed) return;
     this.#opening = true;
+    const problems: string[] = [];
+    for (let candidate = this.#next(); candidate !== null; candidate = this.#next()) {
+      const problem = await this.#openOne(candidate);
+      if (problem === null) break;
+      problems.push(problem);
+      this.#at++;
+    }
+    this.#opening = false;
+    if (this.#path !== null || this.#closed) return;
+    this.#problem = problems.join("; ");
+    this.#say(`bodies go by TLS, no fabric can be used: ${this.#problem}`);
+    this.#restABit();
+  }
+
+  #next(): FabricCandidate | null {
+    return this.#closed ? null : (this.#settings.candidates[this.#at] ?? null);
+  }
+
+  /** null: it is open, else why not. */
+  async #openOne(candidate: FabricCandidate): Promise<string | null> {
     let path: OpenPath | null = null;
     try {
-      path = this.#openEndpoint();
+      path = this.#openEndpoint(candidate);
       await this.#introduce(path);
       if (this.#closed) throw new Error("closed");
       this.#path = path;
       this.#counts.isOpen = true;
-      this.#say(`bodies go over the fabric ${this.#settings.provider} (${path.endpoint.device.domain})`);
+      this.#betterAtMs = performance.now() + BETTER_AFTER_MS;
+      this.#say(`bodies go over the fabric ${candidate.provider} (${path.endpoint.device.domain})`);
+      return null;
     } catch (error) {
       if (path !== null) this.#retire(path);
-      if (!this.#closed) this.#restAfterOpening(error);
-    } finally {
-      this.#opening = false;
+      return `${nameOf(candidate)}: ${textOf(error)}`;
     }
   }
 
-  #restAfterOpening(error: unknown): void {
-    this.#problem = textOf(error);
-    this.#say(`bodies go by TLS, the fabric ${this.#settings.provider} can't be used: ${textOf(error)}`);
-    this.#restsUntilMs = performance.now() + this.#restMs;
-    this.#restMs = Math.min(REST_MAX_MS, 2 * this.#restMs);
-  }
-
-  #openEndpoint(): OpenPath {
-    const { provider, slots } = this.#settings;
+  #openEndpoint(candidate: FabricCandidate): OpenPath {
+    const { provider } = candidate;
     const kind = fabricProvider(provider);
     if (kind === null) throw new Error(`no fabric is called ${provider}`);
-    this.#libraries ??= new FabricLibraries([kind]);
-    const source = sourceOf(kind, this.#settings.source, this.#client.localAddress);
-    const memory = new MappedMemory(slots * SLOT_BYTES);
+    this.#libraries ??= new FabricLibraries(this.#settings.candidates.flatMap((each) => fabricProvider(each.provider) ?? []));
+    const source = sourceOf(kind, candidate.source, this.#client.localAddress);
+    const endpoint = this.#libraries.openEndpoint(kind, { source, role: "target", operations: 1 });
     try {
-      const endpoint = this.#libraries.openEndpoint(kind, { source, role: "target", operations: 1 });
-      const free = Array.from({ length: slots }, (_, i) => i * SLOT_BYTES);
-      const macKey = crypto.getRandomValues(new Uint8Array(MAC_KEY_BYTES));
+      const { memory, region, slots } = this.#offer(endpoint);
       return {
+        candidate,
         endpoint,
         onCompletion: () => undefined,
         memory,
-        macKey,
-        free,
+        region,
+        macKey: crypto.getRandomValues(new Uint8Array(MAC_KEY_BYTES)),
+        free: Array.from({ length: slots }, (_, i) => i * SLOT_BYTES),
         counter: 0,
         inUse: 0,
         quarantined: 0,
@@ -271,16 +309,32 @@ export class RdmaPath {
         gone: new AbortController(),
       };
     } catch (error) {
-      memory.close();
+      endpoint.close();
       throw error;
+    }
+  }
+
+  /** Memory for the slots; for fewer of them where not all can be pinned. */
+  #offer(endpoint: FabricEndpoint): { memory: MappedMemory; region: MemoryRegion; slots: number } {
+    const wanted = this.#settings.slots;
+    for (let slots = wanted; ; slots = Math.floor(slots / 2)) {
+      const memory = new MappedMemory(slots * SLOT_BYTES);
+      try {
+        const region = endpoint.register(memory, "remote");
+        if (slots < wanted)
+          this.#log(`${slots} of ${wanted} slots for the fabric can be pinned: raise ulimit -l (RLIMIT_MEMLOCK) for more`);
+        return { memory, region, slots };
+      } catch (error) {
+        memory.close();
+        if (!(error instanceof PinningError) || slots <= 1) throw error;
+      }
     }
   }
 
   /** Tells the node of the memory, and tries it with a real transfer both ways. */
   async #introduce(path: OpenPath): Promise<void> {
-    const { endpoint, memory, macKey } = path;
-    const { provider } = this.#settings;
-    const region = endpoint.register(memory, "remote");
+    const { endpoint, memory, region, macKey } = path;
+    const { provider } = path.candidate;
     const word = (value: bigint) => {
       const bytes = new Uint8Array(8);
       new DataView(bytes.buffer).setBigUint64(0, value);
@@ -328,7 +382,7 @@ export class RdmaPath {
       this.#waitedFor.delete(path);
       close(path);
     };
-    const settleMs = fabricProvider(this.#settings.provider)?.settleMs ?? 0;
+    const settleMs = fabricProvider(path.candidate.provider)?.settleMs ?? 0;
     if (settleMs === 0) {
       end();
       return;
@@ -370,6 +424,10 @@ function close({ endpoint, memory, macKey }: OpenPath): void {
     // What could not be closed may still be written to: the memory stays.
   }
   macKey.fill(0);
+}
+
+function nameOf({ provider, source }: FabricCandidate): string {
+  return source === null ? provider : `${provider} (${source})`;
 }
 
 function textOf(error: unknown): string {

@@ -12,6 +12,7 @@ import { TransportError } from "../protocol/errors.ts";
 import type { ChunkNode } from "./chunk-node.ts";
 import { ChunkPipeline, type PipelineBuffers, SMALL_BLOCKS_MAX } from "./chunk-pipeline.ts";
 import { DataConnection, type NodeSettings } from "./data-connection.ts";
+import { inTurn } from "./fabric-candidates.ts";
 import { sumCounts, TransferCounts, type TransferTotals } from "./transfer-counts.ts";
 import type { Job, JobKind, JobLimits } from "./worker-messages.ts";
 import { spawnChunkWorker, type WorkerLike, WorkerThread } from "./worker-thread.ts";
@@ -151,9 +152,9 @@ export class TransferPool {
     return sumCounts(this.#counts);
   }
 
-  /** libfabric's name of the fabric that bodies are moved by; null: TLS alone. */
+  /** The fabric that bodies are moved by while it is well; null: TLS alone. */
   get fabric(): string | null {
-    return this.#options.node.rdma?.provider ?? null;
+    return this.#options.node.rdma?.candidates[0]?.provider ?? null;
   }
 
   #newCounts(): TransferCounts {
@@ -177,8 +178,14 @@ export class TransferPool {
     this.#inline = { connection, pipeline };
   }
 
+  /** Workers so far. */
+  #started = 0;
+
   #startThread(): WorkerThread {
-    const { arena, node, onWarning, spawn = spawnChunkWorker } = this.#options;
+    const { arena, onWarning, spawn = spawnChunkWorker } = this.#options;
+    const { rdma } = this.#options.node;
+    const candidates = rdma === null ? [] : inTurn(rdma.candidates, this.#started++);
+    const node = { ...this.#options.node, rdma: rdma === null ? null : { ...rdma, candidates } };
     const keys = this.#keys.export();
     const counts = this.#newCounts();
     const thread = new WorkerThread(

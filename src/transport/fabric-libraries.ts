@@ -2,11 +2,27 @@
 import { isIP } from "node:net";
 import type { FabricDevice, FabricEndpoint } from "../../ffi/fabric-endpoint.ts";
 import { Ibverbs } from "../../ffi/ibverbs/ibverbs.ts";
-import { rdmaPorts } from "../../ffi/ibverbs/ports.ts";
+import { comparePorts, rdmaPorts } from "../../ffi/ibverbs/ports.ts";
 import { RcEndpoint } from "../../ffi/ibverbs/rc-endpoint.ts";
 import { Libfabric } from "../../ffi/libfabric/libfabric.ts";
 import { fabricDevices, RdmEndpoint } from "../../ffi/libfabric/rdm-endpoint.ts";
 import type { FabricProvider } from "../protocol/fabric-providers.ts";
+
+/** Ports that a client tries. */
+const PORTS_MAX = 8;
+
+/**
+ * Where on this machine an endpoint may be, best first; those with the same number are equally good.
+ * @param source an address or device that is named; null: any
+ */
+export function fabricPlaces({ library }: FabricProvider, source: string | null): { source: string | null; order: number }[] {
+  if (library === "libfabric") return [{ source, order: 0 }];
+  const ports = rdmaPorts(source).slice(0, PORTS_MAX);
+  return ports.map((port) => ({
+    source: `${port.device}:${port.port}`,
+    order: ports.findIndex((other) => comparePorts(other, port) === 0),
+  }));
+}
 
 /** libfabric is told addresses and devices (domains) apart. */
 function placeOf(source: string | null): { source: string | null; domain: string | null } {
