@@ -14,6 +14,7 @@ import { pollfd } from "../../ffi/libfuse3/layout.ts";
 
 const MIB = 1024 * 1024;
 const OPERATIONS = 32;
+const PEERS = 1_000;
 const PATIENCE_MS = 60_000;
 const POLL_MS = 1_000;
 const MEMLOCK_USER = 1_000;
@@ -199,9 +200,9 @@ function all(): void {
   const pinned = () => /VmPin:\s*(\d+)/.exec(readFileSync("/proc/self/status", "utf8"))?.[1];
   new Pair(node, 65_536).close();
   const before = [descriptors(), pinned()].join();
-  for (let i = 0; i < 200; i++) new Pair(node, 65_536).close();
+  for (let i = 0; i < PEERS; i++) new Pair(node, 65_536).close();
   check([descriptors(), pinned()].join() === before, `descriptors and pinned KiB: ${before}, after: ${descriptors()},${pinned()}`);
-  console.log("PASS 200 peers that come and go leave no descriptor and no pinned memory");
+  console.log("PASS 1,000 peers that come and go leave no descriptor and no pinned memory");
   second.close();
   pair.close();
   node.close();
