@@ -144,6 +144,47 @@ test("a node that comes back without the fabric, and with it again", async () =>
   await own.kill();
 });
 
+test("a node that is stopped, and one that is killed, while bytes move: writer and reader wait, no error, right bytes", async () => {
+  const own = await TestNode.start();
+  await own.restart("SIGTERM", SERVE);
+  const bytes = await source(150);
+  const mount = await TestMount.mount(own, { args: OVER_FABRIC });
+  await until(() => mount.log().includes(USED));
+  await copy(bytes, join(mount.path, "read"));
+  let moved = 0;
+  let hit = 0;
+  let isOver = false;
+  const moving = (async () => {
+    for (let round = 0; !isOver; round++) {
+      await Promise.all([copy(bytes, join(mount.path, `written${round % 2}`)), runOk("cmp", [bytes, join(mount.path, "read")])]);
+      moved++;
+    }
+  })();
+  for (let i = 0; i < 3; i++) {
+    await Bun.sleep(300);
+    const before = moved;
+    own.freeze();
+    await Bun.sleep(1_500);
+    if (moved === before) hit++;
+    own.resume();
+    await Bun.sleep(700);
+    await own.restart("SIGKILL", SERVE);
+  }
+  isOver = true;
+  await moving;
+  expect(hit).toBeGreaterThan(0);
+  for (const name of ["read", "written0"]) await runOk("cmp", [bytes, join(mount.path, name)]);
+  // The fabric is used again.
+  const carried = async () => JSON.parse(await runOk(KISEKI, ["cache", "stats", mount.path, "--json"])).transport.fabricBytes;
+  const before = await carried();
+  await until(async () => {
+    await runOk("dd", [`if=${join(mount.path, "read")}`, "of=/dev/null", "bs=4M", "count=4", "iflag=direct", "status=none"]);
+    return (await carried()) > before;
+  });
+  await mount.unmount();
+  await own.kill();
+});
+
 const mountArgs = async (of: TestNode, ...more: string[]) => {
   const folder = tempFolder("refused-");
   return ["mount", folder, "--data-addr", of.addr, "--credentials", await of.credentials("t"), "--cache-dir", `${folder}-cache`, ...more];
@@ -161,7 +202,7 @@ test("a transport that is named and not to be had fails the mount, in one line t
   expect(wrong.stderr).toMatch(/^kiseki: -o transport: expected auto, tcp, cxi, verbs or libfabric:PROVIDER.*\n$/);
   const unreachable = await run(KISEKI, await mountArgs(node, "-o", `transport=${FABRIC},fabric_interface=203.0.113.7`));
   expect(unreachable.status).toBe(1);
-  expect(unreachable.stderr).toMatch(/^kiseki: no fabric can be used: net: .*\n$/);
+  expect(unreachable.stderr).toMatch(/^kiseki: no fabric can be used: net \(203\.0\.113\.7\): .*\n$/);
   const serve = await run(KISEKI, ["serve", "--data-dir", tempFolder("serve-"), "--transports", "carrier-pigeon"]);
   expect(serve.status).toBe(2);
   expect(serve.stderr).toMatch(/^kiseki: --transports carrier-pigeon: expected .*\n$/);
