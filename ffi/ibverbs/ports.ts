@@ -51,6 +51,11 @@ export function rdmaPorts(source: string | null, sys = SYS, status = PROC_STATUS
   return found.sort((a, b) => comparePorts(b, a) || a.device.localeCompare(b.device, "en", { numeric: true }) || a.port - b.port);
 }
 
+/** As `rdmaPorts` takes it: mlx5_0, mlx5_0:2. */
+export function portName({ device, port }: Pick<RdmaPort, "device" | "port">): string {
+  return port === 1 ? device : `${device}:${port}`;
+}
+
 /** Above 0: `a` is the better one. */
 export function comparePorts(a: RdmaPort, b: RdmaPort): number {
   const isInfiniBand = ({ linkLayer }: RdmaPort) => Number(linkLayer === "InfiniBand");

@@ -21,7 +21,7 @@ import { setNonBlocking } from "../libc/libc.ts";
 import { MappedMemory } from "../libc/memory.ts";
 import { type DataPath, type Ibverbs, osError, VerbsError } from "./ibverbs.ts";
 import * as layout from "./layout.ts";
-import type { RdmaPort } from "./ports.ts";
+import { portName, type RdmaPort } from "./ports.ts";
 import { decodeName, encodeName, PSN_MASK, type QueuePairName } from "./queue-pair-name.ts";
 
 /** Operations of one queue pair at a time; with two requests each its queue takes some KiB. */
@@ -101,7 +101,7 @@ export class RcEndpoint implements FabricEndpoint {
     this.#lib = lib;
     this.#port = port;
     this.isPassive = role === "target";
-    this.device = { provider: "verbs", fabric: port.linkLayer, domain: port.device };
+    this.device = { provider: "verbs", fabric: port.linkLayer, domain: portName(port) };
     try {
       this.#context = this.#keep(lib.openDevice(port.device), "ibv_close_device");
       const { view: device } = this.#deviceAttributes();

@@ -18,6 +18,9 @@ const SLOTS_PER_WORKER = 20;
 /** Ports of one provider come before those of the next. */
 const RANKS_PER_PROVIDER = 100;
 
+/** Ports of the node that are tried from one of ours: one that can't be reached costs seconds. */
+const DOMAINS_TRIED = 2;
+
 export interface FabricWish {
   readonly transport: TransportChoice;
   readonly fabricInterface: string | null;
@@ -43,18 +46,27 @@ export async function chooseFabric(
     const { fabrics } = (await client.call("discover", {})).answer;
     for (const provider of wanted) {
       const { name } = provider;
-      if (!fabrics.some((offer) => offer.provider === name)) {
+      const domains = fabrics.filter((offer) => offer.provider === name).map(({ domain }) => domain);
+      if (domains.length === 0) {
         reasons.push(`${name}: the storage node does not offer it`);
         continue;
       }
       const source = sourceOf(provider, fabricInterface, null);
       const places = fabricPlaces(provider, source);
       if (places.length === 0) reasons.push(`${name}: no port is up`);
-      for (const place of places) {
-        const candidate = { provider: name, source: place.source, rank: ranks + place.order };
-        const problem = await probeFabric(client, { candidates: [candidate], slots: 1 }, findEventLoopFd());
-        if (problem === null) candidates.push(candidate);
-        else reasons.push(problem);
+      for (const [i, place] of places.entries()) {
+        // Adapters of the same number are often wired to the same switch.
+        for (let k = 0; k < Math.min(domains.length, DOMAINS_TRIED); k++) {
+          const domain = domains[(i + k) % domains.length] ?? "";
+          const candidate = { provider: name, source: place.source, domain, rank: ranks + place.order };
+          const problem = await probeFabric(client, { candidates: [candidate], slots: 1 }, findEventLoopFd());
+          if (problem !== null) {
+            reasons.push(problem);
+            continue;
+          }
+          candidates.push(candidate);
+          break;
+        }
       }
       ranks += RANKS_PER_PROVIDER;
     }

@@ -107,7 +107,12 @@ async function probeFabricRow(
   const found = { ...nothing, device: device.domain };
   if (client === null || chunk === null) return { ...found, reason: "" };
   if (nodeDevice === null) return { ...found, reason: "the storage node does not offer it" };
-  const path = new RdmaPath(client, { candidates: [{ provider: name, source, rank: 0 }], slots: 1 }, findEventLoopFd(), () => undefined);
+  const path = new RdmaPath(
+    client,
+    { candidates: [{ provider: name, source, domain: "", rank: 0 }], slots: 1 },
+    findEventLoopFd(),
+    () => undefined,
+  );
   try {
     const problem = await path.tryOnce();
     if (problem !== null) return { ...found, reason: problem };

@@ -101,6 +101,7 @@ function attacks(ns: string): { [O in ClientRequestOp]: RequestOf<O> } {
     discover: {},
     rdmaOpen: {
       provider: "net",
+      domain: "",
       name: new Uint8Array(16),
       base: new Uint8Array(8),
       key: new Uint8Array(8),

@@ -66,6 +66,7 @@ export const discoverCodec = {
 export const rdmaOpenCodec = {
   encodeRequest: (r: RequestOf<"rdmaOpen">): unknown[] => [
     fabricText(r.provider, "provider"),
+    fabricText(r.domain, "domain"),
     bytes(r.name, 1, FABRIC_NAME_MAX_BYTES, "name"),
     bytes(r.base, WORD_BYTES, WORD_BYTES, "base"),
     bytes(r.key, WORD_BYTES, WORD_BYTES, "key"),
@@ -73,12 +74,13 @@ export const rdmaOpenCodec = {
     bytes(r.macKey, MAC_KEY_BYTES, MAC_KEY_BYTES, "MAC key"),
   ],
   decodeRequest: (f: unknown[]): RequestOf<"rdmaOpen"> => ({
-    provider: fabricText(tuple(f, 6, "rdmaOpen")[0], "provider"),
-    name: bytes(f[1], 1, FABRIC_NAME_MAX_BYTES, "name"),
-    base: bytes(f[2], WORD_BYTES, WORD_BYTES, "base"),
-    key: bytes(f[3], WORD_BYTES, WORD_BYTES, "key"),
-    bytes: integer(f[4], 1, RDMA_MEMORY_MAX_BYTES, "bytes"),
-    macKey: bytes(f[5], MAC_KEY_BYTES, MAC_KEY_BYTES, "MAC key"),
+    provider: fabricText(tuple(f, 7, "rdmaOpen")[0], "provider"),
+    domain: fabricText(f[1], "domain"),
+    name: bytes(f[2], 1, FABRIC_NAME_MAX_BYTES, "name"),
+    base: bytes(f[3], WORD_BYTES, WORD_BYTES, "base"),
+    key: bytes(f[4], WORD_BYTES, WORD_BYTES, "key"),
+    bytes: integer(f[5], 1, RDMA_MEMORY_MAX_BYTES, "bytes"),
+    macKey: bytes(f[6], MAC_KEY_BYTES, MAC_KEY_BYTES, "MAC key"),
   }),
   encodeAnswer: (a: AnswerOf<"rdmaOpen">): unknown[] => [bytes(a.name, 0, FABRIC_NAME_MAX_BYTES, "name")],
   decodeAnswer: (f: unknown[]): AnswerOf<"rdmaOpen"> => ({

@@ -178,6 +178,7 @@ const arbitraries: { [O in OpName]: { request: fc.Arbitrary<RequestOf<O>>; answe
   rdmaOpen: {
     request: fc.record({
       provider: text,
+      domain: text,
       name: bytes(1, 256),
       base: bytes(8, 8),
       key: bytes(8, 8),

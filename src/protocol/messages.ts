@@ -7,7 +7,7 @@
 
 import type { EffectivePolicy } from "./policy.ts";
 
-export const PROTOCOL_VERSION = 5;
+export const PROTOCOL_VERSION = 6;
 
 /** Operation codes, one byte in the frame header. An answer carries the code of its request. */
 export const Op = {
@@ -320,7 +320,8 @@ export interface Messages {
    * `key`. One for each connection; another one takes its place. `macKey`: what puts are checked with.
    */
   rdmaOpen: {
-    request: { provider: string; name: Uint8Array; base: Uint8Array; key: Uint8Array; bytes: number; macKey: Uint8Array };
+    /** `domain`: one of those that discover answered for the provider; empty: the first. */
+    request: { provider: string; domain: string; name: Uint8Array; base: Uint8Array; key: Uint8Array; bytes: number; macKey: Uint8Array };
     /** The node's end of a connected path; empty: the fabric has no connections. */
     answer: { name: Uint8Array };
   };

@@ -5,6 +5,8 @@ export interface FabricCandidate {
   readonly provider: string;
   /** An address or device of this machine; null: nothing is named. */
   readonly source: string | null;
+  /** Of the node's, where it offers several; empty: its first. */
+  readonly domain: string;
   /** Smaller is better. */
   readonly rank: number;
 }

@@ -70,7 +70,7 @@ async function openPath(
   const counts = new TransferCounts();
   const path = new RdmaPath(
     client,
-    { candidates: [{ provider, source: ADDRESS, rank: 0 }], slots },
+    { candidates: [{ provider, source: ADDRESS, domain: "", rank: 0 }], slots },
     LOOP,
     (message) => said.push(message),
     counts,
@@ -167,8 +167,8 @@ describe.each(PROVIDERS)("%s", (provider) => {
 });
 
 describe("with several to choose from", () => {
-  const MISSING = { provider: "net", source: "no-such-device", rank: 0 };
-  const all = PROVIDERS.map((provider, i) => ({ provider, source: ADDRESS, rank: i + 1 }));
+  const MISSING = { provider: "net", source: "no-such-device", domain: "", rank: 0 };
+  const all = PROVIDERS.map((provider, i) => ({ provider, source: ADDRESS, domain: "", rank: i + 1 }));
 
   async function open(candidates: RdmaSettings["candidates"]) {
     const said: string[] = [];
@@ -229,6 +229,7 @@ describe("a client that does not keep to it", () => {
     const polling = setInterval(() => endpoint.poll(() => undefined), 1);
     await client.call("rdmaOpen", {
       provider: ANY,
+      domain: "",
       name: endpoint.name,
       base: word(region.base),
       key: word(change.key ?? region.key),
@@ -287,7 +288,12 @@ describe("a client that does not keep to it", () => {
     const body = randomBytes(300_000);
     await path.put(idOf(body), body, TIMEOUT_MS);
     const stranger = await node.client("stranger");
-    const theirs = new RdmaPath(stranger, { candidates: [{ provider: ANY, source: ADDRESS, rank: 0 }], slots: 2 }, LOOP, () => undefined);
+    const theirs = new RdmaPath(
+      stranger,
+      { candidates: [{ provider: ANY, source: ADDRESS, domain: "", rank: 0 }], slots: 2 },
+      LOOP,
+      () => undefined,
+    );
     expect(await theirs.tryOnce()).toBeNull();
     await expect(theirs.get(idOf(body), 0, new Kept(body.length), TIMEOUT_MS)).rejects.toBeInstanceOf(NodeError);
     await theirs.close();
@@ -299,7 +305,7 @@ test("a fabric that the node does not have: why not, in words", async () => {
   const plain = await TestNode.start();
   const client = await plain.client("acme");
   expect((await client.call("discover", {})).answer.fabrics).toEqual([]);
-  expect(await probeFabric(client, { candidates: [{ provider: ANY, source: ADDRESS, rank: 0 }], slots: 1 }, LOOP)).toContain(
+  expect(await probeFabric(client, { candidates: [{ provider: ANY, source: ADDRESS, domain: "", rank: 0 }], slots: 1 }, LOOP)).toContain(
     "this node uses no fabric",
   );
   await plain.stop();

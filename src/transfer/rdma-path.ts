@@ -334,7 +334,7 @@ export class RdmaPath {
   /** Tells the node of the memory, and tries it with a real transfer both ways. */
   async #introduce(path: OpenPath): Promise<void> {
     const { endpoint, memory, region, macKey } = path;
-    const { provider } = path.candidate;
+    const { provider, domain } = path.candidate;
     const word = (value: bigint) => {
       const bytes = new Uint8Array(8);
       new DataView(bytes.buffer).setBigUint64(0, value);
@@ -343,7 +343,7 @@ export class RdmaPath {
     const memoryOf = { base: word(region.base), key: word(region.key), bytes: memory.length, macKey };
     this.#use(path);
     try {
-      const call = this.#client.call("rdmaOpen", { provider, name: endpoint.name, ...memoryOf }, { timeoutMs: PROBE_MS });
+      const call = this.#client.call("rdmaOpen", { provider, domain, name: endpoint.name, ...memoryOf }, { timeoutMs: PROBE_MS });
       endpoint.accept((await call).answer.name);
       await this.#tryBothWays(path);
     } finally {

@@ -2,13 +2,13 @@
 import { isIP } from "node:net";
 import type { FabricDevice, FabricEndpoint } from "../../ffi/fabric-endpoint.ts";
 import { Ibverbs } from "../../ffi/ibverbs/ibverbs.ts";
-import { comparePorts, rdmaPorts } from "../../ffi/ibverbs/ports.ts";
+import { comparePorts, portName, rdmaPorts } from "../../ffi/ibverbs/ports.ts";
 import { RcEndpoint } from "../../ffi/ibverbs/rc-endpoint.ts";
 import { Libfabric } from "../../ffi/libfabric/libfabric.ts";
 import { fabricDevices, RdmEndpoint } from "../../ffi/libfabric/rdm-endpoint.ts";
 import type { FabricProvider } from "../protocol/fabric-providers.ts";
 
-/** Ports that a client tries. */
+/** Ports of one machine that are used. */
 const PORTS_MAX = 8;
 
 /**
@@ -19,7 +19,7 @@ export function fabricPlaces({ library }: FabricProvider, source: string | null)
   if (library === "libfabric") return [{ source, order: 0 }];
   const ports = rdmaPorts(source).slice(0, PORTS_MAX);
   return ports.map((port) => ({
-    source: `${port.device}:${port.port}`,
+    source: portName(port),
     order: ports.findIndex((other) => comparePorts(other, port) === 0),
   }));
 }
@@ -77,6 +77,6 @@ export class FabricLibraries {
     const known = this.#ibverbs.devices();
     return rdmaPorts(source)
       .filter(({ device }) => known.includes(device))
-      .map(({ device, linkLayer }) => ({ provider: provider.name, fabric: linkLayer, domain: device }));
+      .map((port) => ({ provider: provider.name, fabric: port.linkLayer, domain: portName(port) }));
   }
 }

@@ -8,7 +8,7 @@ export interface BufferMemory {
 
 export type ToRdmaWorker =
   | { readonly kind: "start"; readonly providers: readonly ProviderStart[]; readonly memory: BufferMemory }
-  | { readonly kind: "peer"; readonly id: number; readonly provider: string; readonly name: Uint8Array }
+  | { readonly kind: "peer"; readonly id: number; readonly provider: string; readonly domain: string; readonly name: Uint8Array }
   | { readonly kind: "forget"; readonly id: number }
   /** Place `bytes` at `offset` of the buffers in the peer's memory, or fetch them from there. */
   | {

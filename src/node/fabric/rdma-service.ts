@@ -86,10 +86,12 @@ export class RdmaService {
 
   /** The client's memory, as one connection's, and what the client has to accept. @throws NodeError "fabric" */
   async open(request: RequestOf<"rdmaOpen">, tenant: string): Promise<{ peer: RdmaPeer; name: Uint8Array }> {
-    if (!this.#offers.some(({ provider }) => provider === request.provider))
+    const { provider } = request;
+    const offer = this.#offers.find((each) => each.provider === provider && (request.domain === "" || each.domain === request.domain));
+    if (offer === undefined)
       throw new NodeError("fabric", `this node has no fabric ${fabricProvider(request.provider)?.name ?? "of that name"}`);
     const id = ++this.#lastPeer;
-    const name = await this.#admit({ kind: "peer", id, provider: request.provider, name: request.name });
+    const name = await this.#admit({ kind: "peer", id, provider, domain: offer.domain, name: request.name });
     let slots = this.#tenants.get(tenant);
     if (slots === undefined) {
       slots = this.#slots.tenant();

@@ -5,10 +5,10 @@
 import type { FabricEndpoint, MemoryRegion } from "../../../ffi/fabric-endpoint.ts";
 import { asPointer } from "../../../ffi/libc/libc.ts";
 import { findEventLoopFd } from "../../process/event-loop-fd.ts";
-import { fabricProvider } from "../../protocol/fabric-providers.ts";
-import { FabricLibraries } from "../../transport/fabric-libraries.ts";
+import { type FabricProvider, fabricProvider } from "../../protocol/fabric-providers.ts";
+import { FabricLibraries, fabricPlaces } from "../../transport/fabric-libraries.ts";
 import { FabricPump, type Pumped } from "../../transport/fabric-pump.ts";
-import type { FromRdmaWorker, ToRdmaWorker } from "./messages.ts";
+import type { BufferMemory, FromRdmaWorker, ToRdmaWorker } from "./messages.ts";
 
 declare const self: Worker;
 
@@ -43,13 +43,32 @@ interface Peer {
 
 type Transfer = Extract<ToRdmaWorker, { kind: "transfer" }>;
 
-const endpoints = new Map<string, OpenEndpoint>();
+/** By provider, then by domain: a machine may have several adapters that are equally good. */
+const endpoints = new Map<string, Map<string, OpenEndpoint>>();
 const peers = new Map<number, Peer>();
 /** Those that no operation was free for. */
 const waiting: Transfer[] = [];
 
 function say(message: FromRdmaWorker): void {
   self.postMessage(message);
+}
+
+/** @returns its domain @throws Error */
+function openAt(libraries: FabricLibraries, provider: FabricProvider, source: string | null, memory: BufferMemory): string {
+  const endpoint = libraries.openEndpoint(provider, { source, role: "initiator", operations: OPERATIONS });
+  try {
+    const buffers = endpoint.register({ address: asPointer(memory.address), length: memory.bytes }, "local");
+    const domains = endpoints.get(provider.name) ?? new Map<string, OpenEndpoint>();
+    endpoints.set(provider.name, domains.set(endpoint.device.domain, new OpenEndpoint(endpoint, buffers)));
+    return endpoint.device.domain;
+  } catch (error) {
+    endpoint.close();
+    throw error;
+  }
+}
+
+function* allEndpoints(): Generator<OpenEndpoint> {
+  for (const domains of endpoints.values()) yield* domains.values();
 }
 
 function start({ providers, memory }: Extract<ToRdmaWorker, { kind: "start" }>): void {
@@ -60,15 +79,9 @@ function start({ providers, memory }: Extract<ToRdmaWorker, { kind: "start" }>):
     try {
       const provider = fabricProvider(name);
       if (provider === null) throw new Error("there is no such provider");
-      const endpoint = libraries.openEndpoint(provider, { source, role: "initiator", operations: OPERATIONS });
-      try {
-        const buffers = endpoint.register({ address: asPointer(memory.address), length: memory.bytes }, "local");
-        endpoints.set(name, new OpenEndpoint(endpoint, buffers));
-        opened.push({ provider: name, domain: endpoint.device.domain });
-      } catch (error) {
-        endpoint.close();
-        throw error;
-      }
+      const places = fabricPlaces(provider, source).filter(({ order }) => order === 0);
+      if (places.length === 0) throw new Error("no port is up");
+      for (const place of places) opened.push({ provider: name, domain: openAt(libraries, provider, place.source, memory) });
     } catch (error) {
       failed.push({ provider: name, reason: textOf(error) });
     }
@@ -76,8 +89,8 @@ function start({ providers, memory }: Extract<ToRdmaWorker, { kind: "start" }>):
   say({ kind: "started", opened, failed });
 }
 
-function admit({ id, provider, name }: Extract<ToRdmaWorker, { kind: "peer" }>): void {
-  const at = endpoints.get(provider);
+function admit({ id, provider, domain, name }: Extract<ToRdmaWorker, { kind: "peer" }>): void {
+  const at = endpoints.get(provider)?.get(domain);
   try {
     if (at === undefined) throw new Error("its endpoint is closed");
     const inserted = at.endpoint.insert(name);
@@ -125,7 +138,7 @@ function begin(transfer: Transfer): void {
 
 /** Those that something is under way at; also a connection that is being made comes on only when the endpoint is asked. */
 function busy(): Set<OpenEndpoint> {
-  const found = new Set([...endpoints.values()].filter(({ running }) => running.size > 0));
+  const found = new Set([...allEndpoints()].filter(({ running }) => running.size > 0));
   for (const { peer } of waiting) {
     const at = peers.get(peer)?.at;
     if (at !== undefined) found.add(at);
@@ -138,13 +151,15 @@ const pump = new FabricPump(findEventLoopFd(), busy, () => {
 });
 
 function stop(): void {
-  for (const [name, { endpoint }] of endpoints) {
+  for (const [name, domains] of endpoints) {
     // What can't be closed safely at once ends with the process.
     if ((fabricProvider(name)?.settleMs ?? 0) > 0) continue;
-    try {
-      endpoint.close();
-    } catch {
-      // The process ends.
+    for (const { endpoint } of domains.values()) {
+      try {
+        endpoint.close();
+      } catch {
+        // The process ends.
+      }
     }
   }
   endpoints.clear();
