@@ -3,54 +3,19 @@
  * move content by ibverbs and by libfabric's verbs. It shows that it works, not how fast: every instruction is emulated.
  */
 import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
-import { copyFileSync } from "node:fs";
-import { join } from "node:path";
-import { cleanUp, KISEKI, run, runOk, tempFolder } from "./support/harness.ts";
+import { cleanUp } from "./support/harness.ts";
+import { BUILD_PATIENCE_MS, buildMachine, MACHINE_PATIENCE_MS, seenInMachine } from "./support/rdma-machine.ts";
 
-setDefaultTimeout(450_000);
+setDefaultTimeout(MACHINE_PATIENCE_MS);
 afterAll(cleanUp);
 
-const FOLDER = join(import.meta.dir, "rdma-vm");
-const BUILD_PATIENCE_MS = 100_000;
-/** The longer one takes some 150 s where nothing else runs. */
-const RUN_PATIENCE_S = 400;
-const PROGRAMS = ["queue-pairs.ts", "without-ipc-lock.ts"];
-
-const machine = tempFolder("machine-");
+let machine: string;
 beforeAll(async () => {
-  await runOk(join(FOLDER, "build.sh"), [machine], { timeoutMs: BUILD_PATIENCE_MS });
+  machine = await buildMachine();
 }, BUILD_PATIENCE_MS);
 
-/** What machines find as /host, with `guest` as what they run. */
-async function hostFolder(guest: string): Promise<string> {
-  const host = tempFolder("host-");
-  copyFileSync(KISEKI, join(host, "kiseki"));
-  copyFileSync(join(FOLDER, guest), join(host, "run.sh"));
-  const bundle = await Bun.build({ entrypoints: PROGRAMS.map((name) => join(FOLDER, name)), target: "bun", outdir: host });
-  expect(bundle.success).toBeTrue();
-  return host;
-}
-
-/** The exit status, and what was seen. */
-async function seen(script: string, ...folders: string[]): Promise<(number | string)[]> {
-  const { status, stdout } = await run(join(FOLDER, script), [machine, ...folders, String(RUN_PATIENCE_S)], {
-    timeoutMs: (RUN_PATIENCE_S + 10) * 1_000,
-  });
-  if (status !== 0) console.log(stdout);
-  return [status, ...stdout.split(/\r?\n/).filter((line) => line.startsWith("PASS "))];
-}
-
-test("two machines and a network that loses packets: content goes by RDMA, and is the same", async () => {
-  const exchange = tempFolder("exchange-");
-  expect(await seen("two.sh", await hostFolder("guest-loss.sh"), exchange)).toEqual([
-    0,
-    "PASS packets were lost on the way",
-    "PASS content goes by RDMA, and is the same, though packets are lost",
-  ]);
-});
-
 test("a mount's content goes by RDMA through verbs, and by TLS when the fabric's network is down", async () => {
-  expect(await seen("run.sh", await hostFolder("guest.sh"))).toEqual([
+  expect(await seenInMachine(machine, "run.sh", "guest.sh")).toEqual([
     0,
     "PASS writes from 1 byte to 4 MiB, aligned or not",
     "PASS reads from 1 byte to 4 MiB",
