@@ -3,7 +3,7 @@ import type { Logger } from "../log.ts";
 import { findEventLoopFd } from "../process/event-loop-fd.ts";
 import { hasDevices } from "../process/kernel-devices.ts";
 import { NodeError } from "../protocol/errors.ts";
-import { providersOf, sourceOf, type TransportChoice } from "../protocol/fabric-providers.ts";
+import { fabricProvider, providersOf, sourceOf, type TransportChoice } from "../protocol/fabric-providers.ts";
 import { MIB, RDMA_MEMORY_MAX_BYTES } from "../protocol/limits.ts";
 import type { FabricCandidate } from "../transfer/fabric-candidates.ts";
 import { probeFabric, type RdmaSettings, SLOT_BYTES } from "../transfer/rdma-path.ts";
@@ -46,6 +46,8 @@ export async function chooseFabric(
     const { fabrics } = (await client.call("discover", {})).answer;
     for (const provider of wanted) {
       const { name } = provider;
+      // Another way to the same adapters is no help while this one works, and libfabric is a lot to load for it.
+      if (!isNamed && candidates.some((found) => fabricProvider(found.provider)?.devices === provider.devices)) continue;
       const domains = fabrics.filter((offer) => offer.provider === name).map(({ domain }) => domain);
       if (domains.length === 0) {
         reasons.push(`${name}: the storage node does not offer it`);
