@@ -24,6 +24,7 @@ test("a mount's content goes by RDMA through verbs, and by TLS when the fabric's
     "PASS a peer that is gone and forgotten: what is under way ends, and others go on",
     "PASS names that are none are refused",
     "PASS 1,000 peers that come and go leave no descriptor and no pinned memory",
+    "PASS a closed endpoint refuses what comes late",
     "PASS memory that may not be pinned: an error that says how much, and by what limit",
     "PASS the node finds the device by itself",
     "PASS verbs is tried and chosen, before libfabric",

@@ -299,6 +299,7 @@ export class RcEndpoint implements FabricEndpoint {
   }
 
   write(operation: number, from: MemoryRegion, offset: number, length: number, peer: bigint, address: bigint, key: bigint): boolean {
+    this.#requireOpen();
     checkRange(from, offset, length);
     const tail = Math.min(FLUSH_BYTES, length);
     this.#request(0, operation, layout.IBV_WR_RDMA_WRITE, from, offset, length, address, key);
@@ -307,6 +308,7 @@ export class RcEndpoint implements FabricEndpoint {
   }
 
   read(operation: number, into: MemoryRegion, offset: number, length: number, peer: bigint, address: bigint, key: bigint): boolean {
+    this.#requireOpen();
     checkRange(into, offset, length);
     this.#request(1, operation, layout.IBV_WR_RDMA_READ, into, offset, length, address, key);
     return this.#send(operation, peer, null);
@@ -342,7 +344,6 @@ export class RcEndpoint implements FabricEndpoint {
 
   /** @param chained where the second request stands behind the first; null: there is only the second */
   #send(operation: number, peer: bigint, chained: number | null): boolean {
-    this.#requireOpen();
     const queuePair = this.#peers.get(peer);
     if (queuePair === undefined) throw new Error("the peer is gone");
     if (queuePair.running >= OPERATIONS_PER_QP) return false;

@@ -206,6 +206,21 @@ function all(): void {
   second.close();
   pair.close();
   node.close();
+  // Its memory is unmapped: what comes late must be refused, not written there.
+  let refused = 0;
+  for (const late of [
+    () => node.write(0, region, 0, 8, pair.peer, slots.base, slots.key),
+    () => node.read(0, region, 0, 8, pair.peer, slots.base, slots.key),
+    () => node.poll(() => undefined),
+  ]) {
+    try {
+      late();
+    } catch {
+      refused++;
+    }
+  }
+  check(refused === 3, "a closed endpoint refuses");
+  console.log("PASS a closed endpoint refuses what comes late");
 }
 
 if (isMemlock) memlock();
