@@ -2,20 +2,15 @@
  * RDMA for real, on a machine without the hardware: a small virtual machine with RoCE in software (rdma_rxe), in which a storage node and a mount
  * move content by ibverbs and by libfabric's verbs. It shows that it works, not how fast: every instruction is emulated.
  */
-import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
+import { afterAll, expect, setDefaultTimeout, test } from "bun:test";
 import { cleanUp } from "./support/harness.ts";
-import { BUILD_PATIENCE_MS, buildMachine, MACHINE_PATIENCE_MS, seenInMachine } from "./support/rdma-machine.ts";
+import { MACHINE_PATIENCE_MS, seenInMachine } from "./support/rdma-machine.ts";
 
 setDefaultTimeout(MACHINE_PATIENCE_MS);
 afterAll(cleanUp);
 
-let machine: string;
-beforeAll(async () => {
-  machine = await buildMachine();
-}, BUILD_PATIENCE_MS);
-
 test("a mount's content goes by RDMA through verbs, and by TLS when the fabric's network is down", async () => {
-  expect(await seenInMachine(machine, "run.sh", "guest.sh")).toEqual([
+  expect(await seenInMachine("run.sh", "guest.sh")).toEqual([
     0,
     "PASS writes from 1 byte to 4 MiB, aligned or not",
     "PASS reads from 1 byte to 4 MiB",

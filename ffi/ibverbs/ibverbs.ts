@@ -4,10 +4,12 @@
  *
  * Loaded by its soname, when RDMA is asked for and not before: without the library nothing else notices.
  */
-import { CFunction, type CString, dlopen, FFIType, type Pointer, ptr, read } from "bun:ffi";
+
+import { CFunction, dlopen, FFIType, type Pointer, ptr, read } from "bun:ffi";
+import { getSystemErrorMap } from "node:util";
 import { asPointer, errno } from "../libc/libc.ts";
 import { keepingSignalHandlers } from "../libc/signals.ts";
-import { ibv_context, ibv_context_ops, ibv_port_attr } from "./layout.ts";
+import { ibv_context, ibv_context_ops, ibv_device_attr, ibv_port_attr } from "./layout.ts";
 
 const LIBIBVERBS = "libibverbs.so.1";
 /** Devices and ports looked at; a large node has eight adapters. */
@@ -113,14 +115,21 @@ export class Ibverbs {
   /** ibv_query_port(3). */
   port(context: Pointer, port: number): DataView {
     const attr = new Uint8Array(ibv_port_attr.SIZE);
-    this.check("ibv_query_port", context, port, ptr(attr));
+    this.check("ibv_query_port", context, port, attr);
+    return new DataView(attr.buffer);
+  }
+
+  /** ibv_query_device(3). */
+  device(context: Pointer): DataView {
+    const attr = new Uint8Array(ibv_device_attr.SIZE);
+    this.check("ibv_query_device", context, attr);
     return new DataView(attr.buffer);
   }
 
   /** ibv_query_gid(3): 16 bytes. @throws VerbsError */
   gid(context: Pointer, port: number, index: number): Uint8Array {
     const gid = new Uint8Array(16);
-    this.check("ibv_query_gid", context, port, index, ptr(gid));
+    this.check("ibv_query_gid", context, port, index, gid);
     return gid;
   }
 
@@ -162,12 +171,5 @@ export interface DataPath {
 }
 
 export function osError(call: string, code: number): VerbsError {
-  return new VerbsError(call, code, systemText(code));
-}
-
-let strerror: ((code: number) => CString) | null = null;
-
-function systemText(code: number): string {
-  strerror ??= dlopen("libc.so.6", { strerror: { args: ["int"], returns: "cstring" } }).symbols.strerror as (code: number) => CString;
-  return String(strerror(code));
+  return new VerbsError(call, code, getSystemErrorMap().get(-code)?.[1] ?? `errno ${code}`);
 }

@@ -101,6 +101,17 @@ test("near before fast; what hangs nowhere in particular is near", () => {
   ]);
 });
 
+test("a node of memory alone is near to nobody", () => {
+  const sys = machine({ "mlx5_0:1": { gids: ROCE, numa: 2 }, "mlx5_1:1": { gids: ROCE, numa: 0 } });
+  mkdirSync(join(sys, "devices/system/node/node2"));
+  writeFileSync(join(sys, "devices/system/node/node2/cpulist"), "\n");
+  writeFileSync(join(sys, "status"), "Cpus_allowed_list:\t0-1\n");
+  expect(portsOf(null, sys).map(({ device, isNear }) => [device, isNear])).toEqual([
+    ["mlx5_1", true],
+    ["mlx5_0", false],
+  ]);
+});
+
 test("by address or device: that one, and none where nobody has it", () => {
   const root = machine({
     "mlx5_0:1": { gids: ROCE },

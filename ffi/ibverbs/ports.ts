@@ -78,7 +78,8 @@ function ownNumaNodes(sys: string, status: string): Set<number> | null {
 /** As the kernel writes them: 0-3,8. */
 function cpuList(text: string): Set<number> {
   const cpus = new Set<number>();
-  for (const part of text.split(",")) {
+  // A node of memory alone (HBM, CXL) has none.
+  for (const part of text.split(",").filter((part) => part !== "")) {
     const [first = Number.NaN, last = first] = part.split("-").map(Number);
     for (let cpu = first; cpu <= Math.min(last, first + CPUS_MAX); cpu++) cpus.add(cpu);
   }

@@ -4,9 +4,9 @@
  * A target's device answers RDMA reads and writes by itself. The initiator follows each write by a read of its last bytes: the answer of a write says only
  * that the target's device has it, and a read can't overtake it on the way to memory (InfiniBand Architecture 1.4, o9-20; PCI Express ordering).
  *
- * ibv_create_qp(3), ibv_modify_qp(3), ibv_post_send(3), ibv_poll_cq(3), ibv_req_notify_cq(3).
+ * ibv_reg_mr(3), ibv_post_send(3), ibv_poll_cq(3), ibv_req_notify_cq(3).
  */
-import { type Pointer, ptr, read } from "bun:ffi";
+import { type Pointer, read } from "bun:ffi";
 import {
   checkRange,
   type FabricDevice,
@@ -22,17 +22,12 @@ import { MappedMemory } from "../libc/memory.ts";
 import { type DataPath, type Ibverbs, osError, VerbsError } from "./ibverbs.ts";
 import * as layout from "./layout.ts";
 import { portName, type RdmaPort } from "./ports.ts";
-import { decodeName, encodeName, PSN_MASK, type QueuePairName } from "./queue-pair-name.ts";
+import { QueuePair, type QueuePairPort } from "./queue-pair.ts";
+import { decodeName, encodeName } from "./queue-pair-name.ts";
 
-/** Operations of one queue pair at a time; with two requests each its queue takes some KiB. */
-const OPERATIONS_PER_QP = 16;
+/** Operations with one peer at a time; with two requests each its queue takes some KiB. */
+const OPERATIONS_PER_PEER = 16;
 const COMPLETIONS_PER_POLL = 16;
-/** 4.096 us x 2^14 = 67 ms for an acknowledgement, up to 7 times again: a lost packet costs little, and a peer that is gone is known within 4 s. */
-const ACK_TIMEOUT = 14;
-const RETRIES = 7;
-const RNR_TIMER = 12;
-/** Routers on the way of RoCE v2. */
-const HOP_LIMIT = 64;
 /** RDMA reads at a time on one queue pair; more makes no disk faster. */
 const READS_MAX = 16;
 /** Each operation has a first request, and a second one where it is a write. */
@@ -42,19 +37,25 @@ const FLUSH_BYTES = 8;
 const ENOMEM = 12;
 const PEERS_MAX = 4_096;
 
+const REQUESTS_BYTES = REQUESTS * layout.ibv_send_wr.SIZE;
 /** Two chained requests with what they point to, and where the library says which it did not take. */
-const POST = { second: layout.ibv_send_wr.SIZE, sge: 2 * layout.ibv_send_wr.SIZE, secondSge: 272, bad: 288, SIZE: 296 };
+const POST = {
+  second: layout.ibv_send_wr.SIZE,
+  sge: REQUESTS_BYTES,
+  secondSge: REQUESTS_BYTES + layout.ibv_sge.SIZE,
+  bad: REQUESTS_BYTES + REQUESTS * layout.ibv_sge.SIZE,
+  SIZE: REQUESTS_BYTES + REQUESTS * layout.ibv_sge.SIZE + 8,
+};
 
-interface QueuePair {
-  readonly handle: Pointer;
-  readonly name: QueuePairName;
+interface Peer {
+  readonly queuePair: QueuePair;
   /** Operations under way. */
   running: number;
   isLeaving: boolean;
 }
 
 interface Operation {
-  readonly queuePair: QueuePair;
+  readonly peer: Peer;
   error: VerbsError | null;
 }
 
@@ -71,10 +72,8 @@ export class RcEndpoint implements FabricEndpoint {
   readonly waitFd: number | null = null;
   readonly isPassive: boolean;
   readonly #lib: Ibverbs;
-  readonly #port: RdmaPort;
   readonly #context: Pointer;
-  readonly #attributes: Omit<QueuePairName, "number" | "psn">;
-  readonly #initiatedReads: number;
+  readonly #port: QueuePairPort;
   /** How to undo what was opened, in the order of opening. */
   readonly #undo: (() => void)[] = [];
   readonly #pd: Pointer;
@@ -86,8 +85,8 @@ export class RcEndpoint implements FabricEndpoint {
   readonly #regions = new Set<() => void>();
   readonly #flushedInto = new MappedMemory(FLUSH_BYTES);
   readonly #flushed: MemoryRegion;
-  readonly #peers = new Map<bigint, QueuePair>();
-  readonly #leaving = new Set<QueuePair>();
+  readonly #peers = new Map<bigint, Peer>();
+  readonly #leaving = new Set<Peer>();
   readonly #running = new Map<number, Operation>();
   /** A target's. */
   readonly #own: QueuePair | null = null;
@@ -99,22 +98,11 @@ export class RcEndpoint implements FabricEndpoint {
   /** @throws VerbsError; Error when there is no such device */
   constructor(lib: Ibverbs, { port, role, operations }: RcOptions) {
     this.#lib = lib;
-    this.#port = port;
     this.isPassive = role === "target";
     this.device = { provider: "verbs", fabric: port.linkLayer, domain: portName(port) };
     try {
       this.#context = this.#keep(lib.openDevice(port.device), "ibv_close_device");
-      const { view: device } = this.#deviceAttributes();
-      const attr = lib.port(this.#context, port.port);
-      if (attr.getInt32(layout.ibv_port_attr.state, true) !== layout.IBV_PORT_ACTIVE) throw new Error(`port ${port.port} is not active`);
-      this.#attributes = {
-        lid: attr.getUint16(layout.ibv_port_attr.lid, true),
-        mtu: attr.getInt32(layout.ibv_port_attr.active_mtu, true),
-        isEthernet: attr.getUint8(layout.ibv_port_attr.link_layer) === layout.IBV_LINK_LAYER_ETHERNET,
-        reads: Math.min(READS_MAX, device.getInt32(layout.ibv_device_attr.max_qp_rd_atom, true)),
-        gid: lib.gid(this.#context, port.port, port.gidIndex),
-      };
-      this.#initiatedReads = Math.min(READS_MAX, device.getInt32(layout.ibv_device_attr.max_qp_init_rd_atom, true));
+      this.#port = this.#queryPort(port);
       this.#pd = this.#keep(lib.create("ibv_alloc_pd", this.#context), "ibv_dealloc_pd");
       this.#channel = this.#keep(lib.create("ibv_create_comp_channel", this.#context), "ibv_destroy_comp_channel");
       const fd = read.i32(this.#channel, layout.ibv_comp_channel.fd);
@@ -124,159 +112,87 @@ export class RcEndpoint implements FabricEndpoint {
       this.#path = lib.dataPath(this.#context);
       this.#flushed = this.register(this.#flushedInto, "local");
       if (role === "target") {
-        this.#own = this.#createQueuePair();
+        // The device needs them at the queue pair and at the memory.
+        const access = layout.IBV_ACCESS_REMOTE_READ | layout.IBV_ACCESS_REMOTE_WRITE;
+        this.#own = new QueuePair(lib, this.#port, { pd: this.#pd, cq: this.#cq, requests: 1, access });
         this.name = encodeName(this.#own.name);
       } else this.waitFd = fd;
     } catch (error) {
-      this.#end();
+      try {
+        this.#end();
+      } catch {
+        // It would hide the reason.
+      }
       throw error;
     }
   }
 
-  #keep(
-    handle: Pointer,
-    close: "ibv_close_device" | "ibv_dealloc_pd" | "ibv_destroy_comp_channel" | "ibv_destroy_cq" | "ibv_destroy_qp",
-  ): Pointer {
+  #keep(handle: Pointer, close: "ibv_close_device" | "ibv_dealloc_pd" | "ibv_destroy_comp_channel" | "ibv_destroy_cq"): Pointer {
     this.#undo.push(() => this.#lib.check(close, handle));
     return handle;
   }
 
-  #deviceAttributes(): { view: DataView } {
-    const attr = new Uint8Array(layout.ibv_device_attr.SIZE);
-    this.#lib.check("ibv_query_device", this.#context, ptr(attr));
-    return { view: new DataView(attr.buffer) };
-  }
-
-  #createQueuePair(): QueuePair {
-    const attr = new Uint8Array(layout.ibv_qp_init_attr.SIZE);
-    const view = new DataView(attr.buffer);
-    view.setBigUint64(layout.ibv_qp_init_attr.send_cq, BigInt(this.#cq), true);
-    view.setBigUint64(layout.ibv_qp_init_attr.recv_cq, BigInt(this.#cq), true);
-    view.setInt32(layout.ibv_qp_init_attr.qp_type, layout.IBV_QPT_RC, true);
-    const { cap } = layout.ibv_qp_init_attr;
-    view.setUint32(cap + layout.ibv_qp_cap.max_send_wr, this.isPassive ? 1 : REQUESTS * OPERATIONS_PER_QP, true);
-    view.setUint32(cap + layout.ibv_qp_cap.max_recv_wr, 1, true);
-    view.setUint32(cap + layout.ibv_qp_cap.max_send_sge, 1, true);
-    view.setUint32(cap + layout.ibv_qp_cap.max_recv_sge, 1, true);
-    const handle = this.#lib.create("ibv_create_qp", this.#pd, ptr(attr));
-    const psn = (crypto.getRandomValues(new Uint32Array(1))[0] as number) & PSN_MASK;
-    const name = { ...this.#attributes, number: read.u32(handle, layout.ibv_qp.qp_num), psn };
-    const queuePair: QueuePair = { handle, name, running: 0, isLeaving: false };
-    try {
-      this.#initialize(queuePair);
-    } catch (error) {
-      this.#lib.check("ibv_destroy_qp", handle);
-      throw error;
-    }
-    return queuePair;
-  }
-
-  #initialize({ handle }: QueuePair): void {
-    const { IBV_QP_STATE, IBV_QP_PKEY_INDEX, IBV_QP_PORT, IBV_QP_ACCESS_FLAGS } = layout;
-    // Nobody reaches an initiator's memory: the queue pair refuses it, whatever keys are known.
-    const access = this.isPassive ? layout.IBV_ACCESS_REMOTE_READ | layout.IBV_ACCESS_REMOTE_WRITE : 0;
-    this.#modify(handle, layout.IBV_QPS_INIT, IBV_QP_PKEY_INDEX | IBV_QP_PORT | IBV_QP_ACCESS_FLAGS | IBV_QP_STATE, (view) => {
-      view.setUint8(layout.ibv_qp_attr.port_num, this.#port.port);
-      view.setUint32(layout.ibv_qp_attr.qp_access_flags, access, true);
-    });
-  }
-
-  /** Ready to receive from the peer: all that a target needs. */
-  #connect(queuePair: QueuePair, peer: QueuePairName): void {
-    if (peer.isEthernet !== this.#attributes.isEthernet) throw new Error("the peer is on another kind of network (InfiniBand, RoCE)");
-    const mask =
-      layout.IBV_QP_STATE |
-      layout.IBV_QP_AV |
-      layout.IBV_QP_PATH_MTU |
-      layout.IBV_QP_DEST_QPN |
-      layout.IBV_QP_RQ_PSN |
-      layout.IBV_QP_MAX_DEST_RD_ATOMIC |
-      layout.IBV_QP_MIN_RNR_TIMER;
-    this.#modify(queuePair.handle, layout.IBV_QPS_RTR, mask, (view, bytes) => {
-      const { ibv_qp_attr: attr, ibv_ah_attr: ah, ibv_global_route: route } = layout;
-      view.setInt32(attr.path_mtu, Math.min(peer.mtu, this.#attributes.mtu), true);
-      view.setUint32(attr.dest_qp_num, peer.number, true);
-      view.setUint32(attr.rq_psn, peer.psn, true);
-      view.setUint8(attr.max_dest_rd_atomic, this.#attributes.reads);
-      view.setUint8(attr.min_rnr_timer, RNR_TIMER);
-      view.setUint8(attr.ah_attr + ah.port_num, this.#port.port);
-      view.setUint16(attr.ah_attr + ah.dlid, peer.lid, true);
-      // InfiniBand within a subnet goes by LID; RoCE has addresses alone.
-      if (!peer.isEthernet) return;
-      view.setUint8(attr.ah_attr + ah.is_global, 1);
-      bytes.set(peer.gid, attr.ah_attr + ah.grh + route.dgid);
-      view.setUint8(attr.ah_attr + ah.grh + route.sgid_index, this.#port.gidIndex);
-      view.setUint8(attr.ah_attr + ah.grh + route.hop_limit, HOP_LIMIT);
-    });
-  }
-
-  #readyToSend(queuePair: QueuePair, peer: QueuePairName): void {
-    const mask =
-      layout.IBV_QP_STATE |
-      layout.IBV_QP_TIMEOUT |
-      layout.IBV_QP_RETRY_CNT |
-      layout.IBV_QP_RNR_RETRY |
-      layout.IBV_QP_SQ_PSN |
-      layout.IBV_QP_MAX_QP_RD_ATOMIC;
-    this.#modify(queuePair.handle, layout.IBV_QPS_RTS, mask, (view) => {
-      view.setUint8(layout.ibv_qp_attr.timeout, ACK_TIMEOUT);
-      view.setUint8(layout.ibv_qp_attr.retry_cnt, RETRIES);
-      view.setUint8(layout.ibv_qp_attr.rnr_retry, RETRIES);
-      view.setUint32(layout.ibv_qp_attr.sq_psn, queuePair.name.psn, true);
-      view.setUint8(layout.ibv_qp_attr.max_rd_atomic, Math.min(peer.reads, this.#initiatedReads));
-    });
-  }
-
-  #modify(handle: Pointer, state: number, mask: number, fill: (view: DataView, bytes: Uint8Array) => void): void {
-    const bytes = new Uint8Array(layout.ibv_qp_attr.SIZE);
-    const view = new DataView(bytes.buffer);
-    view.setInt32(layout.ibv_qp_attr.qp_state, state, true);
-    fill(view, bytes);
-    this.#lib.check("ibv_modify_qp", handle, ptr(bytes), mask);
+  #queryPort({ port, gidIndex }: RdmaPort): QueuePairPort {
+    const device = this.#lib.device(this.#context);
+    const attr = this.#lib.port(this.#context, port);
+    if (attr.getInt32(layout.ibv_port_attr.state, true) !== layout.IBV_PORT_ACTIVE) throw new Error(`port ${port} is not active`);
+    return {
+      port,
+      gidIndex,
+      attributes: {
+        lid: attr.getUint16(layout.ibv_port_attr.lid, true),
+        mtu: attr.getInt32(layout.ibv_port_attr.active_mtu, true),
+        isEthernet: attr.getUint8(layout.ibv_port_attr.link_layer) === layout.IBV_LINK_LAYER_ETHERNET,
+        reads: Math.min(READS_MAX, device.getInt32(layout.ibv_device_attr.max_qp_rd_atom, true)),
+        gid: this.#lib.gid(this.#context, port, gidIndex),
+      },
+      initiatedReads: Math.min(READS_MAX, device.getInt32(layout.ibv_device_attr.max_qp_init_rd_atom, true)),
+    };
   }
 
   insert(name: Uint8Array): InsertedPeer {
     this.#requireOpen();
     if (this.isPassive) throw new Error("a target reaches nobody");
     if (this.#peers.size + this.#leaving.size >= PEERS_MAX) throw new Error(`more than ${PEERS_MAX} peers`);
-    const peer = decodeName(name);
-    const queuePair = this.#createQueuePair();
+    const target = decodeName(name);
+    const requests = REQUESTS * OPERATIONS_PER_PEER;
+    const queuePair = new QueuePair(this.#lib, this.#port, { pd: this.#pd, cq: this.#cq, requests, access: 0 });
     try {
-      this.#connect(queuePair, peer);
-      this.#readyToSend(queuePair, peer);
+      queuePair.readyToReceive(target);
+      queuePair.readyToSend(target);
     } catch (error) {
-      this.#lib.check("ibv_destroy_qp", queuePair.handle);
+      queuePair.close();
       throw error;
     }
     const id = ++this.#lastPeer;
-    this.#peers.set(id, queuePair);
+    this.#peers.set(id, { queuePair, running: 0, isLeaving: false });
     return { peer: id, name: encodeName(queuePair.name) };
   }
 
   /** What is under way ends with an error, and the queue pair after it. */
-  remove(peer: bigint): void {
+  remove(id: bigint): void {
     this.#requireOpen();
-    const queuePair = this.#peers.get(peer);
-    if (queuePair === undefined) return;
-    this.#peers.delete(peer);
-    if (queuePair.running === 0) {
-      this.#lib.check("ibv_destroy_qp", queuePair.handle);
+    const peer = this.#peers.get(id);
+    if (peer === undefined) return;
+    this.#peers.delete(id);
+    if (peer.running === 0) {
+      peer.queuePair.close();
       return;
     }
-    queuePair.isLeaving = true;
-    this.#leaving.add(queuePair);
-    this.#modify(queuePair.handle, layout.IBV_QPS_ERR, layout.IBV_QP_STATE, () => undefined);
+    peer.isLeaving = true;
+    this.#leaving.add(peer);
+    peer.queuePair.breakOff();
   }
 
   accept(name: Uint8Array): void {
     this.#requireOpen();
     if (this.#own === null) throw new Error("an initiator offers no memory");
-    this.#connect(this.#own, decodeName(name));
+    this.#own.readyToReceive(decodeName(name));
   }
 
   register(memory: FixedMemory, use: "local" | "remote"): MemoryRegion {
     this.#requireOpen();
-    // The device needs local write access for remote writes.
+    // Remote writes need local write access besides.
     const remote = use === "remote" ? layout.IBV_ACCESS_REMOTE_READ | layout.IBV_ACCESS_REMOTE_WRITE : 0;
     let mr: Pointer;
     try {
@@ -304,14 +220,14 @@ export class RcEndpoint implements FabricEndpoint {
     const tail = Math.min(FLUSH_BYTES, length);
     this.#request(0, operation, layout.IBV_WR_RDMA_WRITE, from, offset, length, address, key);
     this.#request(1, operation, layout.IBV_WR_RDMA_READ, this.#flushed, 0, tail, address + BigInt(length - tail), key);
-    return this.#send(operation, peer, POST.second);
+    return this.#send(operation, peer, true);
   }
 
   read(operation: number, into: MemoryRegion, offset: number, length: number, peer: bigint, address: bigint, key: bigint): boolean {
     this.#requireOpen();
     checkRange(into, offset, length);
     this.#request(1, operation, layout.IBV_WR_RDMA_READ, into, offset, length, address, key);
-    return this.#send(operation, peer, null);
+    return this.#send(operation, peer, false);
   }
 
   /** `place` 1 is the last of an operation, and says that it has ended. */
@@ -342,20 +258,21 @@ export class RcEndpoint implements FabricEndpoint {
     view.setUint32(sge + ibv_sge.lkey, Number(descriptor ?? 0), true);
   }
 
-  /** @param chained where the second request stands behind the first; null: there is only the second */
-  #send(operation: number, peer: bigint, chained: number | null): boolean {
-    const queuePair = this.#peers.get(peer);
-    if (queuePair === undefined) throw new Error("the peer is gone");
-    if (queuePair.running >= OPERATIONS_PER_QP) return false;
-    const first = this.#post.at(chained === null ? POST.second : 0);
+  /** @param isChained the second request stands behind the first; else there is only the second */
+  #send(operation: number, id: bigint, isChained: boolean): boolean {
+    const peer = this.#peers.get(id);
+    if (peer === undefined) throw new Error("the peer is gone");
+    if (peer.running >= OPERATIONS_PER_PEER) return false;
+    const { queuePair } = peer;
+    const first = this.#post.at(isChained ? 0 : POST.second);
     const status = this.#path.postSend(queuePair.handle, first, this.#post.at(POST.bad));
     if (status !== 0) {
       // Should the write have been taken without the read behind it: the device is done with it when the queue pair is in error.
-      if (chained !== null) this.#modify(queuePair.handle, layout.IBV_QPS_ERR, layout.IBV_QP_STATE, () => undefined);
+      if (isChained) queuePair.breakOff();
       throw osError("ibv_post_send", Math.abs(status));
     }
-    queuePair.running++;
-    this.#running.set(operation, { queuePair, error: null });
+    peer.running++;
+    this.#running.set(operation, { peer, error: null });
     return true;
   }
 
@@ -385,13 +302,13 @@ export class RcEndpoint implements FabricEndpoint {
     // A write that fails says so, and the read behind it is flushed then.
     if (id % REQUESTS === 0) return 0;
     this.#running.delete(number);
-    const { queuePair } = operation;
-    queuePair.running--;
-    if (queuePair.isLeaving && queuePair.running === 0) {
-      this.#leaving.delete(queuePair);
-      this.#lib.check("ibv_destroy_qp", queuePair.handle);
-    }
+    const { peer } = operation;
+    peer.running--;
     onCompletion(number, operation.error);
+    if (peer.isLeaving && peer.running === 0) {
+      this.#leaving.delete(peer);
+      peer.queuePair.close();
+    }
     return 1;
   }
 
@@ -419,16 +336,9 @@ export class RcEndpoint implements FabricEndpoint {
   /** In the reverse order of opening; the first failure is thrown when all has been tried. */
   #end(): void {
     this.#closed = true;
-    const queuePairs = [...this.#peers.values(), ...this.#leaving, ...(this.#own === null ? [] : [this.#own])];
-    const steps = [
-      ...queuePairs.map(
-        ({ handle }) =>
-          () =>
-            this.#lib.check("ibv_destroy_qp", handle),
-      ),
-      ...this.#regions,
-      ...this.#undo.splice(0).reverse(),
-    ];
+    const queuePairs = [...this.#peers.values(), ...this.#leaving].map(({ queuePair }) => queuePair);
+    if (this.#own !== null) queuePairs.push(this.#own);
+    const steps = [...queuePairs.map((queuePair) => (): void => queuePair.close()), ...this.#regions, ...this.#undo.splice(0).reverse()];
     let failure: unknown = null;
     for (const step of steps) {
       try {

@@ -6,20 +6,15 @@ import { NodeError } from "../protocol/errors.ts";
 import { fabricProvider, providersOf, sourceOf, type TransportChoice } from "../protocol/fabric-providers.ts";
 import { MIB, RDMA_MEMORY_MAX_BYTES } from "../protocol/limits.ts";
 import type { FabricCandidate } from "../transfer/fabric-candidates.ts";
-import { probeFabric, type RdmaSettings, SLOT_BYTES } from "../transfer/rdma-path.ts";
-import { fabricPlaces } from "../transport/fabric-libraries.ts";
+import { SLOT_BYTES } from "../transfer/open-path.ts";
+import { probeFabric, type RdmaSettings } from "../transfer/rdma-path.ts";
 import type { NodeClient } from "../transport/node-client.ts";
+import { type FabricPair, fabricPairs } from "./fabric-pairs.ts";
 
 /** Memory that the node may write to, of all Workers together: it is pinned. */
 const SLOTS_MAX_BYTES = 256 * MIB;
 /** Of one Worker: as many as it has transfers of whole chunks at a time. */
 const SLOTS_PER_WORKER = 20;
-
-/** Ports of one provider come before those of the next. */
-const RANKS_PER_PROVIDER = 100;
-
-/** Ports of the node that are tried from one of ours: one that can't be reached costs seconds. */
-const DOMAINS_TRIED = 2;
 
 export interface FabricWish {
   readonly transport: TransportChoice;
@@ -41,36 +36,18 @@ export async function chooseFabric(
   const isNamed = transport !== "auto";
   const reasons: string[] = [];
   const candidates: FabricCandidate[] = [];
-  let ranks = 0;
   try {
     const { fabrics } = (await client.call("discover", {})).answer;
-    for (const provider of wanted) {
-      const { name } = provider;
+    for (const [order, provider] of wanted.entries()) {
       // Another way to the same adapters is no help while this one works, and libfabric is a lot to load for it.
       if (!isNamed && candidates.some((found) => fabricProvider(found.provider)?.devices === provider.devices)) continue;
-      const domains = fabrics.filter((offer) => offer.provider === name).map(({ domain }) => domain);
-      if (domains.length === 0) {
-        reasons.push(`${name}: the storage node does not offer it`);
-        continue;
+      const pairs = fabricPairs(provider, order, sourceOf(provider, fabricInterface, null), fabrics);
+      if (pairs.length === 0) reasons.push(`${provider.name}: no port is up`);
+      else if (pairs[0]?.domains.length === 0) reasons.push(`${provider.name}: the storage node does not offer it`);
+      for (const pair of pairs) {
+        const found = await firstThatWorks(client, provider.name, pair, reasons);
+        if (found !== null) candidates.push(found);
       }
-      const source = sourceOf(provider, fabricInterface, null);
-      const places = fabricPlaces(provider, source);
-      if (places.length === 0) reasons.push(`${name}: no port is up`);
-      for (const [i, place] of places.entries()) {
-        // Adapters of the same number are often wired to the same switch.
-        for (let k = 0; k < Math.min(domains.length, DOMAINS_TRIED); k++) {
-          const domain = domains[(i + k) % domains.length] ?? "";
-          const candidate = { provider: name, source: place.source, domain, rank: ranks + place.order };
-          const problem = await probeFabric(client, { candidates: [candidate], slots: 1 }, findEventLoopFd());
-          if (problem !== null) {
-            reasons.push(problem);
-            continue;
-          }
-          candidates.push(candidate);
-          break;
-        }
-      }
-      ranks += RANKS_PER_PROVIDER;
     }
     const slots = Math.min(SLOTS_PER_WORKER, Math.floor(Math.min(SLOTS_MAX_BYTES / workers, RDMA_MEMORY_MAX_BYTES) / SLOT_BYTES));
     if (candidates.length > 0) return { candidates, slots };
@@ -80,5 +57,20 @@ export async function chooseFabric(
   }
   if (isNamed) throw new NodeError("fabric", `no fabric can be used: ${reasons.join("; ")}`);
   if (reasons.length > 0) log.info({ reasons }, "no fabric can be used: content goes by TLS");
+  return null;
+}
+
+async function firstThatWorks(
+  client: NodeClient,
+  provider: string,
+  { source, rank, domains }: FabricPair,
+  reasons: string[],
+): Promise<FabricCandidate | null> {
+  for (const domain of domains) {
+    const candidate = { provider, source, domain, rank };
+    const problem = await probeFabric(client, { candidates: [candidate], slots: 1 }, findEventLoopFd());
+    if (problem === null) return candidate;
+    reasons.push(problem);
+  }
   return null;
 }

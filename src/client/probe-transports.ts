@@ -1,6 +1,5 @@
 /** Every way by which content could be moved between this machine and a storage node, tried: what `kiseki transports` shows. */
 import { randomBytes } from "node:crypto";
-import type { FabricDevice } from "../../ffi/fabric-endpoint.ts";
 import { findEventLoopFd } from "../process/event-loop-fd.ts";
 import { hasDevices } from "../process/kernel-devices.ts";
 import { FABRIC_PROVIDERS, type FabricProvider, providersOf, sourceOf } from "../protocol/fabric-providers.ts";
@@ -10,6 +9,7 @@ import type { CheckedSink } from "../transfer/chunk-node.ts";
 import { RdmaPath } from "../transfer/rdma-path.ts";
 import { FabricLibraries } from "../transport/fabric-libraries.ts";
 import type { NodeClient } from "../transport/node-client.ts";
+import { type FabricPair, fabricPairs } from "./fabric-pairs.ts";
 
 const ROUND_TRIPS = 20;
 const GETS = 8;
@@ -40,17 +40,16 @@ export async function probeTransports(client: NodeClient | null, source: string 
   const rows: ProbedTransport[] = [];
   const chunk = client === null ? null : await storeChunk(client);
   try {
-    let isTaken = false;
-    for (const provider of FABRIC_PROVIDERS) {
-      const row = await probeFabricRow(client, chunk, libraries, provider, source, offers);
-      const isChosen: boolean = !isTaken && row.reason === "" && client !== null && automatic.includes(provider.name);
-      isTaken ||= isChosen;
-      rows.push({
-        ...row,
-        isChosen,
-        reason: row.reason === "" && !isChosen && client !== null ? notChosen(provider, isTaken) : row.reason,
-      });
+    let chosenRank: number | null = null;
+    for (const [order, provider] of FABRIC_PROVIDERS.entries()) {
+      for (const { rank, ...row } of await probeProvider(client, chunk, libraries, provider, order, source, offers)) {
+        const isUsable = row.reason === "" && client !== null;
+        if (isUsable && automatic.includes(provider.name)) chosenRank ??= rank;
+        const isChosen = isUsable && rank === chosenRank;
+        rows.push({ ...row, isChosen, reason: isUsable && !isChosen ? notChosen(provider, chosenRank !== null) : row.reason });
+      }
     }
+    const isTaken = chosenRank !== null;
     rows.push(await probeTls(client, chunk, isTaken));
   } finally {
     if (client !== null && chunk !== null) await client.call("chunkRelease", { ids: [chunk] });
@@ -84,48 +83,73 @@ class Counting implements CheckedSink {
   }
 }
 
-async function probeFabricRow(
+type FabricRow = Omit<ProbedTransport, "isChosen"> & { readonly rank: number };
+
+/** A row for each port that it could go by; one where there is none, with the reason. */
+async function probeProvider(
   client: NodeClient | null,
   chunk: Uint8Array | null,
   libraries: FabricLibraries,
   provider: FabricProvider,
+  order: number,
   source: string | null,
   offers: readonly FabricOffer[],
-): Promise<ProbedTransport> {
+): Promise<FabricRow[]> {
   const { name, option, devices } = provider;
-  const nodeDevice = offers.find((offer) => offer.provider === name)?.domain ?? null;
-  const nothing = { nodeDevice, roundTripMs: null, bytesPerSecond: null, isChosen: false, transport: option ?? `libfabric:${name}` };
-  if (devices !== null && !hasDevices(devices)) return { ...nothing, device: null, reason: "no such device" };
-  let device: FabricDevice | undefined;
-  try {
-    device = libraries.devices(provider, sourceOf(provider, source, client?.localAddress ?? null))[0];
-  } catch (error) {
-    return { ...nothing, device: null, reason: error instanceof Error ? error.message : String(error) };
+  const nothing = {
+    device: null,
+    nodeDevice: null,
+    roundTripMs: null,
+    bytesPerSecond: null,
+    transport: option ?? `libfabric:${name}`,
+    rank: 0,
+  };
+  if (devices !== null && !hasDevices(devices)) return [{ ...nothing, reason: "no such device" }];
+  const rows: FabricRow[] = [];
+  const pairs = fabricPairs(provider, order, sourceOf(provider, source, client?.localAddress ?? null), offers);
+  for (const pair of pairs) {
+    const row = { ...nothing, rank: pair.rank };
+    try {
+      const device = libraries.devices(provider, pair.source)[0]?.domain;
+      if (device === undefined) rows.push({ ...row, reason: "libfabric has no such provider here" });
+      else if (client === null || chunk === null) rows.push({ ...row, device, reason: "" });
+      else if (pair.domains.length === 0) rows.push({ ...row, device, reason: "the storage node does not offer it" });
+      else rows.push({ ...row, device, ...(await probePair(client, chunk, name, pair)) });
+    } catch (error) {
+      rows.push({ ...row, reason: error instanceof Error ? error.message : String(error) });
+    }
   }
-  if (device === undefined)
-    return { ...nothing, device: null, reason: provider.library === "libfabric" ? "libfabric has no such provider here" : "no port is up" };
-  const found = { ...nothing, device: device.domain };
-  if (client === null || chunk === null) return { ...found, reason: "" };
-  if (nodeDevice === null) return { ...found, reason: "the storage node does not offer it" };
-  const path = new RdmaPath(
-    client,
-    { candidates: [{ provider: name, source, domain: "", rank: 0 }], slots: 1 },
-    findEventLoopFd(),
-    () => undefined,
-  );
-  try {
-    const problem = await path.tryOnce();
-    if (problem !== null) return { ...found, reason: problem };
-    const roundTripMs = await shortest(() => path.probe());
-    const bytesPerSecond = await bandwidth(async () => {
-      if ((await path.get(chunk, 0, new Counting(), TIMEOUT_MS)) === null) throw new Error("a transfer failed");
-    });
-    return { ...found, roundTripMs, bytesPerSecond, reason: "" };
-  } catch (error) {
-    return { ...found, reason: error instanceof Error ? error.message : String(error) };
-  } finally {
-    await path.close();
+  return rows.length > 0 ? rows : [{ ...nothing, reason: "no port is up" }];
+}
+
+type Measured = Pick<ProbedTransport, "nodeDevice" | "roundTripMs" | "bytesPerSecond" | "reason">;
+
+/** To the first of the node's domains that is reached. */
+async function probePair(
+  client: NodeClient,
+  chunk: Uint8Array,
+  provider: string,
+  { source, rank, domains }: FabricPair,
+): Promise<Measured> {
+  let reason = "";
+  for (const domain of domains) {
+    const candidate = { provider, source, domain, rank };
+    const path = new RdmaPath(client, { candidates: [candidate], slots: 1 }, findEventLoopFd(), () => undefined);
+    try {
+      const problem = await path.tryOnce();
+      if (problem !== null) throw new Error(problem);
+      const roundTripMs = await shortest(() => path.probe());
+      const bytesPerSecond = await bandwidth(async () => {
+        if ((await path.get(chunk, 0, new Counting(), TIMEOUT_MS)) === null) throw new Error("a transfer failed");
+      });
+      return { nodeDevice: domain, roundTripMs, bytesPerSecond, reason: "" };
+    } catch (error) {
+      reason = error instanceof Error ? error.message : String(error);
+    } finally {
+      await path.close();
+    }
   }
+  return { nodeDevice: domains[0] ?? null, roundTripMs: null, bytesPerSecond: null, reason };
 }
 
 async function probeTls(client: NodeClient | null, chunk: Uint8Array | null, isTaken: boolean): Promise<ProbedTransport> {

@@ -1,6 +1,6 @@
 /**
- * What bodies can be moved by, libfabric's providers and ibverbs, as kiseki uses them: what each is called in options, in which order they are tried, and what is different with it. What a
- * provider says of itself in fi_info (memory registration) is not here: RdmEndpoint reads it there.
+ * What bodies can be moved by, libfabric's providers and ibverbs, as kiseki uses them: what each is called in options, in which order they are tried,
+ * and what is different with it. What a provider says of itself in fi_info (memory registration) is not here: RdmEndpoint reads it there.
  *
  * shm is left out: with libfabric 1.17 a process that goes away takes the one at the other end with it (a segmentation fault in the library).
  */
@@ -102,18 +102,13 @@ export function isFabricInterface(text: string): boolean {
 }
 
 const LIBFABRIC_PREFIX = "libfabric:";
-export const TRANSPORT_EXPECTED = `auto, tcp, cxi, verbs or libfabric:PROVIDER, with ${FABRIC_PROVIDERS.filter(
-  ({ library }) => library === "libfabric",
-)
-  .map(({ name }) => name)
-  .join(", ")} for PROVIDER`;
+const LIBFABRIC_PROVIDERS = FABRIC_PROVIDERS.filter(({ library }) => library === "libfabric").map(({ name }) => name);
+export const TRANSPORT_EXPECTED = `auto, tcp, cxi, verbs or libfabric:PROVIDER, with ${LIBFABRIC_PROVIDERS.join(", ")} for PROVIDER`;
 
 /** A word of `-o transport=` and `--transports`: the provider's name; null: none. */
 function providerOf(word: string): string | null {
-  return (
-    FABRIC_PROVIDERS.find(({ name, library, option }) => word === option || (library === "libfabric" && word === LIBFABRIC_PREFIX + name))
-      ?.name ?? null
-  );
+  const short = FABRIC_PROVIDERS.find(({ option }) => option === word);
+  return short?.name ?? LIBFABRIC_PROVIDERS.find((name) => LIBFABRIC_PREFIX + name === word) ?? null;
 }
 
 /** One word, or several with commas; tcp is always there, and may be named beside others. null: not one of them. */

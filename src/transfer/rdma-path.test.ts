@@ -170,9 +170,14 @@ describe("with several to choose from", () => {
   const MISSING = { provider: "net", source: "no-such-device", domain: "", rank: 0 };
   const all = PROVIDERS.map((provider, i) => ({ provider, source: ADDRESS, domain: "", rank: i + 1 }));
 
-  async function open(candidates: RdmaSettings["candidates"]) {
+  async function until(went: () => Promise<boolean>): Promise<void> {
+    const deadline = performance.now() + TIMEOUT_MS;
+    while (!(await went()) && performance.now() < deadline) await Bun.sleep(20);
+  }
+
+  async function open(candidates: RdmaSettings["candidates"], betterAfterMs = 60_000) {
     const said: string[] = [];
-    const path = new RdmaPath(await node.client("acme"), { candidates, slots: 2 }, LOOP, (message) => said.push(message));
+    const path = new RdmaPath(await node.client("acme"), { candidates, slots: 2, betterAfterMs }, LOOP, (message) => said.push(message));
     return { path, said, problem: await path.tryOnce() };
   }
 
@@ -194,10 +199,6 @@ describe("with several to choose from", () => {
   test("the next one takes over from one that fails, and the first is tried again when it fails too", async () => {
     const { path, said } = await open(all);
     const body = randomBytes(200_000);
-    const until = async (went: () => Promise<boolean>) => {
-      const deadline = performance.now() + TIMEOUT_MS;
-      while (!(await went()) && performance.now() < deadline) await Bun.sleep(20);
-    };
     const fails = async () => expect(await path.get(idOf(body), 0, new Kept(body.length, true), TIMEOUT_MS)).toBeNull();
     for (const { provider } of all) {
       await until(() => path.put(idOf(body), body, TIMEOUT_MS));
@@ -207,6 +208,20 @@ describe("with several to choose from", () => {
     expect(said.at(-1)).toContain("bodies go by TLS for 1 s");
     await until(() => path.put(idOf(body), body, TIMEOUT_MS));
     expect(said.at(-1)).toContain(`bodies go over the fabric ${ANY}`);
+    await path.close();
+  });
+
+  test("the best is tried again after a while, though the one that took over is well", async () => {
+    const { path, said } = await open(all, 500);
+    const body = randomBytes(200_000);
+    const put = () => path.put(idOf(body), body, TIMEOUT_MS);
+    const uses = (provider: string | undefined) => said.at(-1)?.includes(`bodies go over the fabric ${provider} `) === true;
+    await put();
+    expect(await path.get(idOf(body), 0, new Kept(body.length, true), TIMEOUT_MS)).toBeNull();
+    await until(async () => (await put()) && uses(all.at(-1)?.provider));
+    expect(uses(all.at(-1)?.provider)).toBeTrue();
+    await until(async () => (await put()) && uses(ANY));
+    expect(uses(ANY)).toBeTrue();
     await path.close();
   });
 });

@@ -3,25 +3,22 @@
  * this memory; requests, answers and the MACs of what is put stay in TLS. Nobody has to trust the slots: what is got must open under its seal,
  * after a copy, and what is put is checked by its MAC. Whatever goes wrong here, the caller sends the same request with its body in TLS.
  */
-import { type FabricEndpoint, type MemoryRegion, PinningError } from "../../ffi/fabric-endpoint.ts";
-import { MappedMemory } from "../../ffi/libc/memory.ts";
 import { bodyMac } from "../protocol/body-mac.ts";
 import { NodeError, TransportError } from "../protocol/errors.ts";
 import { fabricProvider, sourceOf } from "../protocol/fabric-providers.ts";
-import { BLOCK_BYTES, MAC_KEY_BYTES, SEALED_CHUNK_MAX_BYTES, TAG_BYTES } from "../protocol/limits.ts";
+import { BLOCK_BYTES, TAG_BYTES } from "../protocol/limits.ts";
 import { FabricLibraries } from "../transport/fabric-libraries.ts";
-import { FabricPump, type Pumped } from "../transport/fabric-pump.ts";
+import { FabricPump } from "../transport/fabric-pump.ts";
 import type { NodeClient } from "../transport/node-client.ts";
 import type { CheckedSink } from "./chunk-node.ts";
 import type { FabricCandidate } from "./fabric-candidates.ts";
+import { closePath, type OpenPath, openPath, SLOT_BYTES } from "./open-path.ts";
 import { TransferCounts } from "./transfer-counts.ts";
 
 /** Below this a body in TLS is as fast. */
 const BODY_MIN_BYTES = 2 * BLOCK_BYTES;
 /** A sealed block: what is got begins with one, and each is opened in one call then. */
 const PART_BYTES = BLOCK_BYTES + TAG_BYTES;
-/** Room for one sealed chunk, in whole pages. */
-export const SLOT_BYTES = Math.ceil(SEALED_CHUNK_MAX_BYTES / 4_096) * 4_096;
 /** What opening a path, and the transfer that tries it, may take. */
 const PROBE_MS = 3_000;
 const PROBE_BYTES = 64 * 1024;
@@ -38,23 +35,8 @@ export interface RdmaSettings {
   readonly candidates: readonly FabricCandidate[];
   /** As many as memory can be pinned for, up to this. */
   readonly slots: number;
-}
-
-interface OpenPath extends Pumped {
-  readonly candidate: FabricCandidate;
-  readonly endpoint: FabricEndpoint;
-  readonly memory: MappedMemory;
-  readonly region: MemoryRegion;
-  readonly macKey: Uint8Array;
-  /** Offsets. */
-  readonly free: number[];
-  counter: number;
-  inUse: number;
-  /** It is asked until it is closed. */
-  isRetired: boolean;
-  /** Aborted when it is left: what waits for it goes by TLS at once. */
-  readonly gone: AbortController;
-  quarantined: number;
+  /** For tests: instead of BETTER_AFTER_MS. */
+  readonly betterAfterMs?: number;
 }
 
 export class RdmaPath {
@@ -67,8 +49,6 @@ export class RdmaPath {
   #opening = false;
   #restMs = REST_FIRST_MS;
   #restsUntilMs = 0;
-  /** The candidate to open next. */
-  #at = 0;
   /** When to try the better ones again. */
   #betterAtMs = 0;
   #closed = false;
@@ -103,7 +83,6 @@ export class RdmaPath {
   /** The connection is there (anew): the node knows nothing of the path of the one before. */
   connected(): void {
     this.#drop();
-    this.#at = 0;
     void this.#open();
   }
 
@@ -155,12 +134,9 @@ export class RdmaPath {
 
   #take(bytes: number): { path: OpenPath; at: number } | null {
     if (bytes < BODY_MIN_BYTES || bytes > SLOT_BYTES) return null;
+    this.#leaveForBetter();
     const path = this.#path;
-    if (path !== null && this.#at > 0 && path.inUse === 0 && performance.now() >= this.#betterAtMs) {
-      this.#drop();
-      this.#at = 0;
-    }
-    if (path === null || this.#path === null) {
+    if (path === null) {
       if (!this.#opening && performance.now() >= this.#restsUntilMs) void this.#open();
       return null;
     }
@@ -168,6 +144,13 @@ export class RdmaPath {
     if (at === undefined) return null;
     this.#use(path);
     return { path, at };
+  }
+
+  /** Where another one had to take over, the best is tried again after a while. */
+  #leaveForBetter(): void {
+    const path = this.#path;
+    if (path === null || path.candidate === this.#settings.candidates[0]) return;
+    if (path.inUse === 0 && performance.now() >= this.#betterAtMs) this.#drop();
   }
 
   /** From here on the node's transfers go on. */
@@ -211,10 +194,10 @@ export class RdmaPath {
     if (this.#path !== path) return;
     this.#drop();
     const failed = `the fabric ${nameOf(path.candidate)} failed: ${textOf(error)}`;
-    this.#at++;
-    if (this.#at < this.#settings.candidates.length) {
+    const next = this.#settings.candidates.indexOf(path.candidate) + 1;
+    if (next < this.#settings.candidates.length) {
       this.#say(`${failed}; the next one is tried`);
-      void this.#open();
+      void this.#open(next);
     } else {
       this.#say(`bodies go by TLS for ${this.#restMs / 1000} s, ${failed}`);
       this.#restABit();
@@ -222,7 +205,6 @@ export class RdmaPath {
   }
 
   #restABit(): void {
-    this.#at = 0;
     this.#restsUntilMs = performance.now() + this.#restMs;
     this.#restMs = Math.min(REST_MAX_MS, 2 * this.#restMs);
   }
@@ -246,25 +228,21 @@ export class RdmaPath {
     await this.#tryBothWays(this.#path);
   }
 
-  async #open(): Promise<void> {
+  /** Opens the first that can be opened. @param from the number of the candidate to begin with */
+  async #open(from = 0): Promise<void> {
     if (this.#opening || this.#closed) return;
     this.#opening = true;
     const problems: string[] = [];
-    for (let candidate = this.#next(); candidate !== null; candidate = this.#next()) {
+    for (const candidate of this.#settings.candidates.slice(from)) {
       const problem = await this.#openOne(candidate);
-      if (problem === null) break;
+      if (problem === null || this.#closed) break;
       problems.push(problem);
-      this.#at++;
     }
     this.#opening = false;
     if (this.#path !== null || this.#closed) return;
     this.#problem = problems.join("; ");
     this.#say(`bodies go by TLS, no fabric can be used: ${this.#problem}`);
     this.#restABit();
-  }
-
-  #next(): FabricCandidate | null {
-    return this.#closed ? null : (this.#settings.candidates[this.#at] ?? null);
   }
 
   /** null: it is open, else why not. */
@@ -276,7 +254,7 @@ export class RdmaPath {
       if (this.#closed) throw new Error("closed");
       this.#path = path;
       this.#counts.isOpen = true;
-      this.#betterAtMs = performance.now() + BETTER_AFTER_MS;
+      this.#betterAtMs = performance.now() + (this.#settings.betterAfterMs ?? BETTER_AFTER_MS);
       this.#say(`bodies go over the fabric ${candidate.provider} (${path.endpoint.device.domain})`);
       return null;
     } catch (error) {
@@ -292,43 +270,7 @@ export class RdmaPath {
     this.#libraries ??= new FabricLibraries(this.#settings.candidates.flatMap((each) => fabricProvider(each.provider) ?? []));
     const source = sourceOf(kind, candidate.source, this.#client.localAddress);
     const endpoint = this.#libraries.openEndpoint(kind, { source, role: "target", operations: 1 });
-    try {
-      const { memory, region, slots } = this.#offer(endpoint);
-      return {
-        candidate,
-        endpoint,
-        onCompletion: () => undefined,
-        memory,
-        region,
-        macKey: crypto.getRandomValues(new Uint8Array(MAC_KEY_BYTES)),
-        free: Array.from({ length: slots }, (_, i) => i * SLOT_BYTES),
-        counter: 0,
-        inUse: 0,
-        quarantined: 0,
-        isRetired: false,
-        gone: new AbortController(),
-      };
-    } catch (error) {
-      endpoint.close();
-      throw error;
-    }
-  }
-
-  /** Memory for the slots; for fewer of them where not all can be pinned. */
-  #offer(endpoint: FabricEndpoint): { memory: MappedMemory; region: MemoryRegion; slots: number } {
-    const wanted = this.#settings.slots;
-    for (let slots = wanted; ; slots = Math.floor(slots / 2)) {
-      const memory = new MappedMemory(slots * SLOT_BYTES);
-      try {
-        const region = endpoint.register(memory, "remote");
-        if (slots < wanted)
-          this.#log(`${slots} of ${wanted} slots for the fabric can be pinned: raise ulimit -l (RLIMIT_MEMLOCK) for more`);
-        return { memory, region, slots };
-      } catch (error) {
-        memory.close();
-        if (!(error instanceof PinningError) || slots <= 1) throw error;
-      }
-    }
+    return openPath(endpoint, candidate, this.#settings.slots, this.#log);
   }
 
   /** Tells the node of the memory, and tries it with a real transfer both ways. */
@@ -380,7 +322,7 @@ export class RdmaPath {
   #retire(path: OpenPath): void {
     const end = (): void => {
       this.#waitedFor.delete(path);
-      close(path);
+      closePath(path);
     };
     const settleMs = fabricProvider(path.candidate.provider)?.settleMs ?? 0;
     if (settleMs === 0) {
@@ -413,17 +355,6 @@ export async function probeFabric(client: NodeClient, settings: RdmaSettings, lo
   } finally {
     await path.close();
   }
-}
-
-/** Memory that a transfer may still go to is unmapped only when the endpoint is closed: nothing goes there then. */
-function close({ endpoint, memory, macKey }: OpenPath): void {
-  try {
-    endpoint.close();
-    memory.close();
-  } catch {
-    // What could not be closed may still be written to: the memory stays.
-  }
-  macKey.fill(0);
 }
 
 function nameOf({ provider, source }: FabricCandidate): string {

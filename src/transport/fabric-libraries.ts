@@ -19,7 +19,8 @@ export function fabricPlaces({ library }: FabricProvider, source: string | null)
   if (library === "libfabric") return [{ source, order: 0 }];
   const ports = rdmaPorts(source).slice(0, PORTS_MAX);
   return ports.map((port) => ({
-    source: portName(port),
+    // With its port, always: the device's name alone stands for all of its ports.
+    source: `${port.device}:${port.port}`,
     order: ports.findIndex((other) => comparePorts(other, port) === 0),
   }));
 }

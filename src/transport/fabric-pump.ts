@@ -2,7 +2,6 @@
  * Keeps endpoints going while something is under way at them, in a thread that has an event loop besides: it asks them, and where there is nothing it
  * waits in poll(2) for the fabric's descriptors and the event loop's at once. Providers without a descriptor are asked again and again.
  */
-
 import type { FabricEndpoint, OnCompletion } from "../../ffi/fabric-endpoint.ts";
 import { POLLIN } from "../../ffi/libc/constants.ts";
 import { poll } from "../../ffi/libc/libc.ts";

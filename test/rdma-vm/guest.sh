@@ -79,6 +79,11 @@ TWO_PID=$!
 for _ in $(seq 60); do [ -f two/listen ] && break; sleep 1; done
 grep -q '"domain":"rxe0"' two.log && grep -q '"domain":"rxe1"' two.log || fail "two devices are offered"
 ./kiseki tenant create u --ca two/pki --out u.json || fail "a tenant"
+./kiseki transports --data-addr $TWO --credentials u.json > transports || fail "kiseki transports with two devices"
+cat transports
+for device in rxe0 rxe1; do
+  grep -q "^verbs .*$device .*$device .*chosen by transport=auto" transports || fail "$device is tried with the node's of the same number"
+done
 mkdir second && ./kiseki mount second --data-addr $TWO --credentials u.json --cache-mode bypass -o transport=verbs,fabric_interface=rxe1 --log-file second.log ||
   fail "a mount by the second device"
 for _ in $(seq 60); do grep -q 'bodies go over the fabric verbs (rxe1)' second.log && break; sleep 1; done

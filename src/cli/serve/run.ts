@@ -12,16 +12,10 @@ import { verifyDataFolder } from "../../node/verify.ts";
 import { CommandError, ExitStatus } from "../../process/failure.ts";
 import { hasDevices } from "../../process/kernel-devices.ts";
 import { whileServing } from "../../process/stop-signal.ts";
-import {
-  INTERFACE_EXPECTED,
-  isFabricInterface,
-  parseTransports,
-  providersOf,
-  sourceOf,
-  TRANSPORT_EXPECTED,
-} from "../../protocol/fabric-providers.ts";
+import { parseTransports, providersOf, sourceOf, TRANSPORT_EXPECTED } from "../../protocol/fabric-providers.ts";
 import { tcpTls } from "../../transport/tcp-tls.ts";
 import { VERSION } from "../../version.ts";
+import { fabricInterfaceOf } from "../shared/fabric-interface.ts";
 import type { ServeOptions } from "./options.ts";
 
 /** "0.0.0.0:9100", "[::]:9100", ":9100"; unlike addresses to connect to, port 0 is allowed. */
@@ -62,15 +56,15 @@ async function startNode(options: Omit<StorageNodeOptions, "descriptors">): Prom
 }
 
 /** The fabrics to open, each at the address that clients can reach. @throws CommandError */
-function fabricsOf({ transports, fabricInterface }: ServeOptions, host: string): { name: string; source: string | null }[] {
+function fabricsOf(options: ServeOptions, host: string): { name: string; source: string | null }[] {
+  const { transports } = options;
   const choice = parseTransports(transports);
   if (choice === null) throw new CommandError(ExitStatus.usage, `--transports ${transports}: expected ${TRANSPORT_EXPECTED}`);
-  if (fabricInterface !== undefined && !isFabricInterface(fabricInterface))
-    throw new CommandError(ExitStatus.usage, `--fabric-interface ${fabricInterface}: expected ${INTERFACE_EXPECTED}`);
+  const named = fabricInterfaceOf(options);
   const listening = isIP(host) === 0 || /^[0.:]+$/.test(host) ? null : host;
   return providersOf(choice, hasDevices).map((provider) => ({
     name: provider.name,
-    source: sourceOf(provider, fabricInterface ?? null, listening),
+    source: sourceOf(provider, named, listening),
   }));
 }
 

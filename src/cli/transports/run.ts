@@ -1,19 +1,16 @@
 /** What `kiseki transports` does; loaded only for it. */
-
 import { type ProbedTransport, probeTransports } from "../../client/probe-transports.ts";
-import { CommandError, ExitStatus } from "../../process/failure.ts";
 import { printable } from "../../process/printable.ts";
-import { INTERFACE_EXPECTED, isFabricInterface } from "../../protocol/fabric-providers.ts";
 import { columns } from "../shared/columns.ts";
+import { fabricInterfaceOf } from "../shared/fabric-interface.ts";
 import { humanBytes } from "../shared/quantities.ts";
 import { withNode } from "../shared/with-node.ts";
 import type { TransportsOptions } from "./options.ts";
 
 /** @throws CommandError, TransportError, NodeError */
 export async function transportsCommand(options: TransportsOptions): Promise<void> {
-  const { dataAddr, fabricInterface = null } = options;
-  if (fabricInterface !== null && !isFabricInterface(fabricInterface))
-    throw new CommandError(ExitStatus.usage, `--fabric-interface ${fabricInterface}: expected ${INTERFACE_EXPECTED}`);
+  const { dataAddr } = options;
+  const fabricInterface = fabricInterfaceOf(options);
   const rows =
     dataAddr === undefined
       ? await probeTransports(null, fabricInterface)
